@@ -1,0 +1,37 @@
+"""granite: GraniteConfig and GraniteForCausalLM of transformers 5.23."""
+
+from __future__ import annotations
+
+from vramplan.archs._attention import read_heads, separate_attention
+from vramplan.archs._config import ConfigReader
+from vramplan.archs._decoder import llama_like, norms
+from vramplan.archs._mlp import gated_mlp
+from vramplan.core.model import LayerShape, ModelShape
+
+
+def read(config: ConfigReader) -> ModelShape:
+    """The model that a granite config describes: llama's weights, and three multipliers.
+
+    The multipliers' operations run whatever their values, 1.0 included (modeling_granite.py:272, :386, :486).
+    """
+    heads = read_heads(config)
+    bias = config.boolean("attention_bias", absent=False)
+    layer = LayerShape(
+        attention=separate_attention(config, heads, bias=bias, output_bias=bias),
+        mlp=gated_mlp(
+            heads.hidden_size,
+            config.required_int("intermediate_size"),
+            activation=config.text("hidden_act", absent="silu"),
+            bias=config.boolean("mlp_bias", absent=False),
+        ),
+        norms=norms(heads.hidden_size),
+        residual_multiplier=True,
+    )
+    return llama_like(
+        config,
+        layers=(layer,) * config.layers("num_hidden_layers"),
+        hidden_size=heads.hidden_size,
+        max_position_embeddings=2048,
+        embedding_multiplier=True,
+        logits_scaling=True,
+    )

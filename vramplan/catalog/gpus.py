@@ -1,0 +1,125 @@
+"""profiles/gpus/*.toml to Gpu."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vramplan.catalog.dirs import ProfileDirs, ProfileFile, suggestion
+from vramplan.catalog.toml_file import Table, read_toml
+from vramplan.core.device import (
+    MODELLED_CONTEXT_SOURCE,
+    ContextBasis,
+    Gpu,
+    default_cublas_workspace_bytes,
+    modelled_context_bytes,
+)
+from vramplan.errors import UsageError
+
+_CAPABILITY = re.compile(r"^(\d+)\.(\d+)$")
+
+
+def load_gpu(name: str, dirs: ProfileDirs) -> Gpu:
+    """A card by profile name, by one of its aliases, by the driver's name for it, or by a path to a `.toml`.
+
+    Raises:
+        UsageError: no card has that name, or its file has a mistake.
+    """
+    return read_gpu(find_gpu(name, dirs).path)
+
+
+def find_gpu(name: str, dirs: ProfileDirs) -> ProfileFile:
+    """The file that `load_gpu` reads, and whether it hides a shipped one.
+
+    Raises:
+        UsageError: no card has that name; the hint names the nearest.
+    """
+    if name.endswith(".toml"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UsageError(f"there is no file {path}")
+        return ProfileFile(kind="gpus", name=path.stem, path=path)
+    wanted = _normal(name)
+    found = dirs.lookup("gpus", wanted)
+    if found is not None:
+        return found
+    for known in dirs.names("gpus"):  # 24 small files: read only when no file has the name
+        candidate = dirs.find("gpus", known)
+        gpu = read_gpu(candidate.path)
+        if wanted in {_normal(other) for other in (gpu.label, *gpu.aliases)}:
+            return candidate
+    raise UsageError(
+        f"there is no GPU profile called {name!r}",
+        hint=suggestion(wanted, dirs.names("gpus"), "GPUs") + "; or give the memory alone, as --gpu-mem 81559MiB",
+    )
+
+
+def read_gpu(path: Path) -> Gpu:
+    """One file.
+
+    Raises:
+        UsageError: a key is missing, unknown or wrong, or a number has no source.
+    """
+    top = read_toml(path)
+    label, aliases = top.string("label"), top.strings("aliases")
+    memory, chip = top.table("memory"), top.table("chip")
+    torch, context = top.optional_table("torch"), top.optional_table("context")
+    top.done()
+    capability = _capability(chip)
+    num_multiprocessors = chip.positive_integer("multiprocessors")
+    context_bytes, context_basis, context_source = _context(top, context, capability, num_multiprocessors)
+    try:
+        gpu = Gpu(
+            name=path.stem,
+            label=label,
+            aliases=aliases,
+            total_bytes=memory.size_bytes("total"),
+            total_source=memory.string("source"),
+            torch_total_bytes=None if torch is None else torch.size_bytes("total"),
+            torch_total_source=None if torch is None else torch.string("source"),
+            compute_capability=capability,
+            num_multiprocessors=num_multiprocessors,
+            chip_source=chip.string("source"),
+            context_bytes=context_bytes,
+            context_basis=context_basis,
+            context_source=context_source,
+            cublas_workspace_bytes=default_cublas_workspace_bytes(capability),
+        )
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise top.error(str(error)) from error
+    for table in (memory, chip, torch):
+        if table is not None:
+            table.done()
+    return gpu
+
+
+def _capability(chip: Table) -> tuple[int, int]:
+    match = _CAPABILITY.match(chip.string("compute_capability"))
+    if match is None:
+        raise chip.error('chip.compute_capability is not written as in "9.0"', key="compute_capability")
+    return int(match[1]), int(match[2])
+
+
+def _context(
+    top: Table, context: Table | None, capability: tuple[int, int], num_multiprocessors: int
+) -> tuple[int, ContextBasis, str]:
+    if context is not None:
+        measured = (context.size_bytes("measured"), context.string("source"))
+        context.done()
+        return measured[0], "measured", measured[1]
+    modelled_bytes = modelled_context_bytes(capability, num_multiprocessors)
+    if modelled_bytes is None:
+        raise top.error(
+            f"the CUDA context of compute capability {capability[0]}.{capability[1]} is not known",
+            hint="measure it (device memory used minus torch.cuda.memory_reserved()) and write [context] measured = "
+            '"500MiB" with a source',
+        )
+    return modelled_bytes, "modelled", MODELLED_CONTEXT_SOURCE
+
+
+def _normal(name: str) -> str:
+    """`NVIDIA GeForce RTX 4090` and `rtx_4090` to `rtx-4090`."""
+    words = re.split(r"[\s_-]+", name.strip().lower())
+    return "-".join(word for word in words if word not in {"nvidia", "geforce", "tesla", "generation"})

@@ -1,0 +1,53 @@
+"""profiles/runs/*.toml: run settings, flat, with the keys of `estimate --jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vramplan.catalog.dirs import ProfileDirs, ProfileFile
+from vramplan.catalog.toml_file import read_toml
+from vramplan.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunProfile:
+    """Settings of a run, not yet checked: the flags' own code does that.
+
+    Args:
+        file: where they were read.
+        description: one sentence on what the run is.
+        source: where the settings come from.
+        notes: what to know about them.
+        settings: the keys of `estimate --jsonl`, values typed.
+    """
+
+    file: ProfileFile
+    description: str
+    source: str
+    notes: tuple[str, ...]
+    settings: Mapping[str, object]
+
+
+def load_run(name: str, dirs: ProfileDirs) -> RunProfile:
+    """A run by profile name, or by a path to a `.toml`.
+
+    Raises:
+        UsageError: there is no such profile or file, or it is not a flat table with `description` and `source`.
+    """
+    if name.endswith(".toml"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UsageError(f"there is no file {path}")
+        file = ProfileFile(kind="runs", name=path.stem, path=path)
+    else:
+        file = dirs.find("runs", name)
+    top = read_toml(file.path)
+    description, source, notes = top.string("description"), top.string("source"), top.strings("notes")
+    settings = {key: value for key, value in top.values.items() if key not in {"description", "source", "notes"}}
+    for key, value in settings.items():
+        # `stack = {transformers = "4.51.1"}` is the one nested key that --jsonl has.
+        if isinstance(value, dict) and key != "stack":
+            raise top.error(f"{key} is a table, and run settings are flat", key=key)
+    return RunProfile(file=file, description=description, source=source, notes=notes, settings=settings)

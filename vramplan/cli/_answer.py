@@ -1,0 +1,74 @@
+"""From what the user gave to a report: the run profile underneath, the defaults, and the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vramplan.catalog import ProfileDirs, load_run, profile_dirs
+from vramplan.core.report import MemoryReport
+from vramplan.errors import UsageError
+from vramplan.runfiles.flat import FlatRun, parse_flat
+
+DEFAULT_RUN = "rlt-85gb-conservative"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A run with its profile's settings underneath.
+
+    Args:
+        flat: the settings.
+        title: what the profile is, or None without one.
+        notes: what to know about the profile.
+        shadowing: the sentence owed when it hides a shipped one, or None.
+    """
+
+    flat: FlatRun
+    title: str | None = None
+    notes: tuple[str, ...] = ()
+    shadowing: str | None = None
+
+
+def find_profiles(folders: Sequence[str] | None) -> ProfileDirs:
+    """The profile folders, `--profile-dir` last."""
+    return profile_dirs([Path(folder) for folder in folders or ()])
+
+
+def with_profile(flat: FlatRun, dirs: ProfileDirs) -> Asked:
+    """Put the run profile under the settings: the one named, or the shipped default where no model is.
+
+    Raises:
+        UsageError: nothing was given, or a method without its model, or the profile is wrong.
+    """
+    name = flat.run or _default_run(flat)
+    if name is None:
+        return Asked(flat=flat)
+    profile = load_run(name, dirs)
+    under = parse_flat(profile.settings, str(profile.file.path))
+    if under.run is not None:
+        raise UsageError(f"{profile.file.path}: a run profile cannot name another one", hint="copy its settings here")
+    return Asked(
+        flat=under.merged(flat).merged(FlatRun(run=name)),
+        title=f"{profile.file.name}: {profile.description}",
+        notes=profile.notes,
+        shadowing=profile.file.note,
+    )
+
+
+def answer_run(asked: Asked, dirs: ProfileDirs, *, run_id: str | None = None) -> MemoryReport:
+    """The estimate's report."""
+    from vramplan.planner.answer import answer
+
+    return answer(asked.flat, profile_dirs=dirs, run_id=run_id)
+
+
+def _default_run(flat: FlatRun) -> str | None:
+    if flat.model or flat.teacher or flat.student:
+        return None
+    if not flat.given():
+        raise UsageError("there is nothing to estimate", hint="give a MODEL, --run PROFILE, or a budget: --gpu-mem 85")
+    if flat.method not in (None, "rlt"):
+        raise UsageError(f"method {flat.method} needs a model", hint=f"vramplan estimate MODEL --method {flat.method}")
+    return DEFAULT_RUN

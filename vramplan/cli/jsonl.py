@@ -1,0 +1,185 @@
+"""`--jsonl`: many runs in one process, or in two once there are enough of them.
+
+A line in is `{"id": …, "run": {…}}`; a line out is the run's report, or `{"id": …, "error": {…}}`, in the same order
+and flushed one by one. The exit code is 0 when every line was answered, whatever its verdict, else the lowest code
+among the error lines: 2 (bad usage) comes before 4 (cannot tell), which comes before 5.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import closing
+from typing import Any, TextIO
+
+from vramplan.catalog import ProfileDirs
+from vramplan.cli import _terminal
+from vramplan.cli._answer import answer_run, with_profile
+from vramplan.cli.exit_codes import ExitCode
+from vramplan.errors import UsageError, VramplanError
+from vramplan.output.json_report import report_to_dict
+from vramplan.runfiles.flat import FlatRun, parse_flat
+
+NUM_WORKERS = 2
+NUM_LINES_ALONE = 64  # forking two workers takes about as long as this many lines
+_READ_AHEAD = 256  # lines waiting for a worker, so that an endless stream does not fill the memory
+
+Answer = tuple[str, int]
+"""A line of output and its exit code."""
+
+
+def answer_lines(source: str, defaults: FlatRun, dirs: ProfileDirs) -> ExitCode:
+    """Answer each line of a file, or of stdin for `-`.
+
+    Args:
+        source: a path or `-`.
+        defaults: settings for lines that do not set them.
+        dirs: where profiles lie.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    codes: set[int] = set()
+    with _open(source) as lines, closing(_answers(lines, defaults, dirs)) as answers:
+        for text, code in answers:
+            codes.add(code)
+            if not _terminal.write_answer(text + "\n"):
+                break
+    return ExitCode(min(codes - {ExitCode.DONE}, default=ExitCode.DONE))
+
+
+def answer_line(line: str, number: int, defaults: FlatRun, dirs: ProfileDirs) -> Answer:
+    """One line's answer; nothing that a line holds ends the stream."""
+    line_id: object = None
+    try:
+        row = _row(line, number)
+        line_id = row.get("id")
+        given = parse_flat(_settings(row, number), f"line {number}")
+        report = answer_run(with_profile(defaults.merged(given), dirs), dirs, run_id=_text_id(line_id, number))
+    except VramplanError as error:
+        return _error(line_id, error.message, error.hint, error.exit_code)
+    except Exception as error:  # a defect of ours must not cost the other lines
+        return _error(line_id, f"internal error: {type(error).__name__}: {error}", None, ExitCode.CRASH)
+    return _dump(report_to_dict(report) | {"id": line_id}), ExitCode.DONE
+
+
+def _answers(lines: Iterable[str], defaults: FlatRun, dirs: ProfileDirs) -> Generator[Answer, None, None]:
+    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    for number, line in itertools.islice(numbered, NUM_LINES_ALONE):
+        yield answer_line(line, number, defaults, dirs)
+    if hasattr(os, "fork") and (os.cpu_count() or 1) > 1:
+        yield from _pooled(numbered, defaults, dirs)
+        return
+    for number, line in numbered:
+        yield answer_line(line, number, defaults, dirs)
+
+
+def _pooled(numbered: Iterator[tuple[int, str]], defaults: FlatRun, dirs: ProfileDirs) -> Iterator[Answer]:
+    """Answers from worker processes, in order. A thread reads, so that a slow writer gets each answer at once."""
+    import multiprocessing
+
+    first = next(numbered, None)
+    if first is None:
+        return
+    waiting: queue.Queue[Future[Answer] | BaseException | None] = queue.Queue(_READ_AHEAD)
+    stopped = threading.Event()
+    # Forked, because what 64 lines have loaded and cached is then there at once.
+    pool = ProcessPoolExecutor(
+        NUM_WORKERS, multiprocessing.get_context("fork"), initializer=_start_worker, initargs=(defaults, dirs)
+    )
+
+    def put(item: Future[Answer] | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                waiting.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def read() -> None:
+        try:
+            for number, line in numbered:
+                put(pool.submit(_work, line, number))
+                if stopped.is_set():
+                    return
+        except BaseException as error:  # raised again where the answers are taken
+            put(error)
+        put(None)
+
+    # The first task forks the workers, and that must be before there is another thread.
+    waiting.put(pool.submit(_work, first[1], first[0]))
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item.result()
+    finally:
+        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_worker: tuple[FlatRun, ProfileDirs] | None = None
+
+
+def _start_worker(defaults: FlatRun, dirs: ProfileDirs) -> None:
+    import signal
+
+    global _worker
+    _worker = (defaults, dirs)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+
+
+def _work(line: str, number: int) -> Answer:
+    if _worker is None:
+        raise RuntimeError("the worker was not set up")
+    return answer_line(line, number, *_worker)
+
+
+def _open(source: str) -> TextIO:
+    if source == "-":
+        return open(sys.stdin.fileno(), encoding="utf-8", closefd=False)
+    try:
+        return open(source, encoding="utf-8")  # noqa: PTH123 - a path is all it is here
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _row(line: str, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UsageError(f"line {number} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise UsageError(f"line {number} is not a JSON object", hint='write {"id": "one", "run": {…}}')
+    return row
+
+
+def _settings(row: dict[str, Any], number: int) -> dict[str, Any]:
+    settings = row.get("run")
+    if not isinstance(settings, dict):
+        raise UsageError(f'line {number} has no object "run"', hint='write {"id": "one", "run": {…}}')
+    return settings
+
+
+def _text_id(line_id: object, number: int) -> str | None:
+    if line_id is None or isinstance(line_id, str):
+        return line_id
+    if isinstance(line_id, (int, float)) and not isinstance(line_id, bool):
+        return str(line_id)
+    raise UsageError(f"line {number}: id must be a text or a number, not {line_id!r}")
+
+
+def _error(line_id: object, message: str, hint: str | None, code: int) -> Answer:
+    return _dump({"id": line_id, "error": {"message": message, "hint": hint, "exit_code": int(code)}}), int(code)
+
+
+def _dump(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,75 @@
+"""Stack: what the installed versions of the libraries change about memory, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """Versions, and the behaviours that follow from them.
+
+    Every behaviour below is set by `profiles/stacks/*.toml`, each change there with its version and its source.
+
+    Args:
+        versions: package name to version.
+        named: the packages whose version the user gave (the rest is what is installed, or the newest known).
+        fused_experts: transformers keeps routed experts in 3-D parameters, which bitsandbytes does not convert.
+        converts_linear_subclasses: bitsandbytes replaces subclasses of nn.Linear too (FalconLinear).
+        default_dtype: what from_pretrained loads without a dtype: `fp32` or `auto` (the checkpoint's own).
+        loss_shifts_logits: the model's loss shifts and copies the fp32 logits instead of shifting the labels.
+        every_loss_upcasts: gpt2, gpt_neox, opt, falcon and gpt_bigcode compute their loss in fp32 too.
+        model_upcasts_logits: the model returns fp32 logits when it is given labels or trains.
+        generate_keeps_one_logit: generate() asks the prefill for the last token's logits only.
+        sliding_cache: the cache of a sliding-window layer keeps its window only.
+        sdpa_groups_heads: sdpa is given fewer key/value heads instead of repeated ones.
+        warms_up_allocator: from_pretrained allocates a model's worth of device memory first.
+        latent_cache_compressed: DeepSeek's cache holds the latents, not the expanded keys and values.
+        rows_are_prompts: TRL's per-device batch counts prompts, each with all its completions.
+        selective_log_softmax: TRL takes log-probabilities row by row instead of a log-softmax of everything.
+        reference_skipped_at_zero_beta: TRL loads no reference when beta is 0.
+        default_beta: TRL GRPO's beta.
+        trainer_load_dtype: what TRL loads a model given by name in: `fp32`, `auto` or `unset` (transformers' own).
+        generates_whole_batch: TRL generates for a whole accumulation cycle at once.
+        vllm_sleep_available: TRL can put the colocated engine to sleep.
+        default_vllm_utilization: TRL's vllm_gpu_memory_utilization.
+        default_checkpointing: TRL turns gradient checkpointing on by itself.
+        temperature_in_place: TRL divides logits by the temperature in place.
+        fused_lm_head: TRL never makes full logits in training (GRPO, DPO, SFT).
+        sft_chunked_loss: TRL SFT computes the loss in chunks of tokens.
+        fused_four_bit_forward: bitsandbytes multiplies small batches without dequantising the weight.
+        four_bit_saves_input: bitsandbytes' 4-bit product keeps its input for the backward.
+        adapters_cast_to_fp32: peft keeps adapters in fp32 whatever the base dtype.
+        fused_optimizer_default: transformers' default `optim` is the fused AdamW.
+    """
+
+    versions: Mapping[str, str]
+    named: frozenset[str] = field(default_factory=frozenset)
+    fused_experts: bool
+    converts_linear_subclasses: bool
+    default_dtype: str
+    loss_shifts_logits: bool
+    every_loss_upcasts: bool
+    model_upcasts_logits: bool
+    generate_keeps_one_logit: bool
+    sliding_cache: bool
+    sdpa_groups_heads: bool
+    warms_up_allocator: bool
+    latent_cache_compressed: bool
+    rows_are_prompts: bool
+    selective_log_softmax: bool
+    reference_skipped_at_zero_beta: bool
+    default_beta: float
+    trainer_load_dtype: str
+    generates_whole_batch: bool
+    vllm_sleep_available: bool
+    default_vllm_utilization: float
+    default_checkpointing: bool
+    temperature_in_place: bool
+    fused_lm_head: bool
+    sft_chunked_loss: bool
+    fused_four_bit_forward: bool
+    four_bit_saves_input: bool
+    adapters_cast_to_fp32: bool
+    fused_optimizer_default: bool

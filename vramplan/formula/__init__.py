@@ -1,0 +1,1 @@
+"""Each kind of bytes, one file; phases say which are alive when."""

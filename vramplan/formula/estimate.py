@@ -1,0 +1,220 @@
+"""The order of calls: a setting goes in, phases with their entries come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vramplan.core.report import Basis, Component, Entry, Phase
+from vramplan.core.run import RolloutBackend
+from vramplan.formula.phases import PhasePlan, plan_phases
+from vramplan.formula.reserved import Reserved, reserve
+from vramplan.formula.segments import Amounts
+from vramplan.formula.setting import Setting
+from vramplan.formula.static import Static
+
+DYNAMIC_SOURCE = "vramplan/formula: PyTorch's autograd rules on the modules of transformers and peft"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Phases in the order they happen."""
+
+    phases: tuple[Phase, ...]
+
+    @property
+    def peak(self) -> Phase:
+        """The phase with the most device memory."""
+        return max(self.phases, key=lambda phase: phase.device_used_bytes)
+
+
+def estimate(setting: Setting) -> Estimate:
+    """Every phase of a run, with what is alive in it at its highest point."""
+    static = Static(setting)
+    plans = plan_phases(setting)
+    reserved = reserve(setting, static, plans)
+    phases = [_load_phase(setting, static, reserved)]
+    phases += [_phase(setting, static, plan, reserved) for plan in plans]
+    if setting.run.training is not None:
+        phases.append(_optimizer_phase(setting, static, plans, reserved))
+    return Estimate(phases=tuple(phases))
+
+
+def _load_phase(setting: Setting, static: Static, reserved: Reserved) -> Phase:
+    entries = [*static.weight_entries(None), *_adapter_entries(static)]
+    entries.append(
+        Entry(
+            component=Component.DEQUANTIZED,
+            label="the largest weight while it is quantised",
+            num_bytes=reserved.load_temporary_bytes,
+            basis=Basis.MODELLED,
+            formula="one 16-bit matrix beside its quantised copy",
+            source="transformers integrations/bitsandbytes.py: each weight reaches the device in 16 bits first",
+        )
+    )
+    return _finished("load", entries, setting, reserved, engine=False)
+
+
+def _phase(setting: Setting, static: Static, plan: PhasePlan, reserved: Reserved) -> Phase:
+    entries = _resident_entries(static, plan)
+    resident = _amounts(entries)
+    base = sum(resident.values())
+    highest: Amounts = {}
+    for one in plan.passes:
+        level = one.level({})
+        if level.peak_bytes > sum(highest.values()):
+            highest = level.peak
+    entries += [_dynamic_entry(component, num_bytes, setting, plan) for component, num_bytes in highest.items()]
+    del base
+    return _finished(plan.name, entries, setting, reserved, engine=plan.engine_awake)
+
+
+def _optimizer_phase(setting: Setting, static: Static, plans: tuple[PhasePlan, ...], reserved: Reserved) -> Phase:
+    train = plans[-1]
+    entries = [entry for entry in _resident_entries(static, train) if entry.component is not Component.GRADIENTS]
+    entries.append(_gradient_entry(static))
+    if static.step_bytes:
+        entries.append(
+            Entry(
+                component=Component.OPTIMIZER,
+                label="temporaries of the step",
+                num_bytes=static.step_bytes,
+                basis=Basis.MODELLED,
+                formula="square roots of all second moments at once (foreach)",
+                source="torch optim/adam.py _multi_tensor_adam",
+            )
+        )
+    return _finished("optimizer", entries, setting, reserved, engine=train.engine_awake)
+
+
+def _resident_entries(static: Static, plan: PhasePlan) -> list[Entry]:
+    entries = [*static.weight_entries(plan.role), *_adapter_entries(static)]
+    if static.states_bytes:
+        optimizer = static.setting.optimizer
+        assert optimizer is not None
+        entries.append(
+            Entry(
+                component=Component.OPTIMIZER,
+                label="states",
+                num_bytes=static.states_bytes,
+                basis=Basis.EXACT,
+                formula=f"{_trainable_text(static)}: {optimizer.description}; from the second step on",
+                source="torch optim/adam.py; bitsandbytes optim/optimizer.py; transformers optimization.py",
+            )
+        )
+    if plan.gradients_alive:
+        entries.append(_gradient_entry(static))
+    (size, count), *_ = static.workspace_sizes
+    entries.append(
+        Entry(
+            component=Component.WORKSPACE,
+            label="cuBLAS",
+            num_bytes=size * count,
+            basis=Basis.MEASURED,
+            formula=f"{count} × {size:,} B, one for each thread",
+            source="PyTorch CublasHandlePool.cpp getChosenWorkspaceSize",
+        )
+    )
+    return entries
+
+
+def _adapter_entries(static: Static) -> list[Entry]:
+    if not static.trains_adapters:
+        return []
+    return [
+        Entry(
+            component=Component.ADAPTERS,
+            label="LoRA",
+            num_bytes=static.adapters_bytes,
+            basis=Basis.EXACT,
+            formula=_trainable_text(static),
+            source="peft tuners/lora/layer.py: r × in and out × r for each target",
+        )
+    ]
+
+
+def _gradient_entry(static: Static) -> Entry:
+    return Entry(
+        component=Component.GRADIENTS,
+        label="of everything that trains",
+        num_bytes=static.gradients_bytes,
+        basis=Basis.EXACT,
+        formula=_trainable_text(static),
+        source="torch AccumulateGrad: a gradient has its parameter's dtype",
+    )
+
+
+def _trainable_text(static: Static) -> str:
+    trainables = static.setting.trainables
+    elements = sum(parameter.numel * parameter.count for parameter in trainables)
+    dtypes = sorted({parameter.dtype.label for parameter in trainables})
+    return f"{elements:,} elements of {' and '.join(dtypes)}"
+
+
+def _dynamic_entry(component: str, num_bytes: int, setting: Setting, plan: PhasePlan) -> Entry:
+    sizes = setting.run.sizes
+    tokens = sizes.per_device_batch_size * sizes.sequence_length
+    formula = f"{tokens:,} tokens × {num_bytes / tokens:,.1f} B"
+    if component == "logits":
+        vocab_size = setting.models[plan.role.name].vocab_size
+        formula = f"{tokens:,} tokens × {vocab_size:,} entries × {num_bytes / (tokens * vocab_size):.2f} B"
+    elif component == "checkpoints":
+        model = setting.models[plan.role.name]
+        layers = len(model.layers)
+        formula = f"{layers} layers × {tokens:,} tokens × {model.hidden_size:,} × " + (
+            f"{num_bytes / (layers * tokens * model.hidden_size):.2f} B"
+        )
+    return Entry(
+        component=Component(component),
+        label=plan.role.name,
+        num_bytes=num_bytes,
+        basis=Basis.MODELLED,
+        formula=formula,
+        source=DYNAMIC_SOURCE,
+    )
+
+
+def _amounts(entries: list[Entry]) -> Amounts:
+    amounts: Amounts = {}
+    for entry in entries:
+        amounts[entry.component.value] = amounts.get(entry.component.value, 0) + entry.num_bytes
+    return amounts
+
+
+def _finished(name: str, entries: list[Entry], setting: Setting, reserved: Reserved, *, engine: bool) -> Phase:
+    """Add what torch's tensors do not show: fragmentation, the engine's share, the context."""
+    entries = [entry for entry in entries if entry.num_bytes]
+    allocated = Phase(name=name, entries=tuple(entries)).allocated_bytes
+    entries.append(
+        Entry(
+            component=Component.FRAGMENTATION,
+            label="segments that no tensor uses",
+            num_bytes=reserved.fragmentation_bytes(name, allocated),
+            basis=Basis.MODELLED,
+            formula="the run's allocations replayed through a model of the caching allocator",
+            source="c10/cuda/CUDACachingAllocator.cpp, vramplan/allocator",
+        )
+    )
+    rollout = setting.run.rollout
+    if engine and rollout is not None and rollout.backend is RolloutBackend.VLLM_COLOCATE:
+        share = int(rollout.gpu_memory_utilization * setting.gpu.total_bytes)
+        entries.append(
+            Entry(
+                component=Component.ROLLOUT_ENGINE,
+                label="vLLM",
+                num_bytes=share,
+                basis=Basis.EXACT,
+                formula=f"{rollout.gpu_memory_utilization} × {setting.gpu.total_bytes:,} B of the whole card",
+                source="vLLM gpu_memory_utilization: a share of total memory, its own weight copy included",
+            )
+        )
+    entries.append(
+        Entry(
+            component=Component.CONTEXT,
+            label=setting.gpu.label,
+            num_bytes=setting.gpu.context_bytes,
+            basis=Basis.MEASURED if setting.gpu.context_basis == "measured" else Basis.MODELLED,
+            formula="device memory of the process less what torch reserves",
+            source=setting.gpu.context_source,
+        )
+    )
+    return Phase(name=name, entries=tuple(entries))

@@ -1,0 +1,88 @@
+"""The passes of a run on a tape: a forward without gradients, and a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vramplan.core.model import ModelShape
+from vramplan.dtypes import DType
+from vramplan.formula.attention import Batch, cache_elements
+from vramplan.formula.forward import Trunk, sample, trunk
+from vramplan.formula.modules import Modules
+from vramplan.formula.tape import Tape, Tensor, backward
+from vramplan.formula.traced import Traced, pieces_of
+
+Head = Callable[[Tape, Trunk], Tensor]
+"""Makes the loss (or the answer) from the trunk; what it adds to `kept` outlives it."""
+
+INPUTS = ("input_ids", "attention_mask", "labels")
+
+
+def trace_step(
+    model: ModelShape, modules: Modules, batch: Batch, head: Head, *, autocast: DType | None, checkpoints: bool
+) -> Traced:
+    """Trace the forward and backward of one micro-batch.
+
+    Args:
+        model: what trains.
+        modules: its weights.
+        batch: rows and tokens.
+        head: makes the loss.
+        autocast: the mixed-precision dtype, or None.
+        checkpoints: gradient checkpointing.
+    """
+    tape = Tape()
+    sampled = sample(model)
+    layers = [modules.layer(layer) for layer in sampled.layers]
+    inputs = [tape.empty(batch.num_tokens, DType.INT64) for _ in INPUTS]
+    with tape.autocasting(autocast):
+        step = trunk(
+            tape,
+            model,
+            modules,
+            batch,
+            layers,
+            checkpoints=checkpoints,
+            input_needs_grad=checkpoints and not modules.trains,
+        )
+        loss = head(tape, step)
+    forward_marks, nodes = step.marks, step.nodes
+    step.hidden = loss
+    backward_marks = backward(tape, loss, boundaries=nodes[::-1])
+    del step, loss, inputs
+    batch.release()
+    return Traced(
+        events=tuple(tape.events),
+        owners=tape.owners,
+        pieces=pieces_of(tape, forward_marks, backward_marks),
+        stands_for=tuple(sampled.stands_for),
+    )
+
+
+def trace_forward(model: ModelShape, modules: Modules, batch: Batch, head: Head, *, autocast: DType | None) -> Traced:
+    """Trace a forward without gradients, over a cache of `batch.past_tokens` if the batch caches."""
+    tape = Tape()
+    sampled = sample(model)
+    layers = [modules.layer(layer) for layer in sampled.layers]
+    caches: list[list[Tensor]] | None = None
+    cache_marks = [0]
+    if batch.caches:
+        caches = []
+        for layer in sampled.layers:
+            with tape.owner("kv_cache"):
+                numels = cache_elements(layer.attention, batch) if batch.past_tokens else ()
+                caches.append([tape.empty(numel, modules.load.dtype) for numel in numels])
+            cache_marks.append(len(tape.events))
+    inputs = [tape.empty(batch.num_tokens, DType.INT64) for _ in INPUTS[:2]]
+    with tape.no_grad(), tape.autocasting(autocast):
+        step = trunk(tape, model, modules, batch, layers, checkpoints=False, input_needs_grad=False, caches=caches)
+        step.hidden = head(tape, step)
+    marks = step.marks
+    del step, inputs, caches
+    batch.release()
+    return Traced(
+        events=tuple(tape.events),
+        owners=tape.owners,
+        pieces=pieces_of(tape, marks, (), cache_marks=cache_marks),
+        stands_for=tuple(sampled.stands_for),
+    )

@@ -1,0 +1,152 @@
+"""What the caching allocator reserves: the whole run replayed, from loading to the second optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vramplan.allocator import AllocatorConfig
+from vramplan.core.run import Role
+from vramplan.formula.phases import PhasePlan
+from vramplan.formula.setting import Setting
+from vramplan.formula.static import Static
+from vramplan.formula.timeline import Blocks, Timeline
+from vramplan.formula.weights import StoredWeight
+
+
+@dataclass(slots=True, kw_only=True)
+class Reserved:
+    """Segments held beyond tensors, by phase.
+
+    Args:
+        load_temporary_bytes: the largest matrix while it is quantised on the device, 0 without quantisation.
+        reserved: for each phase what the allocator held when it ended (the last time it ran).
+        allocated: the most that tensors held by then.
+    """
+
+    load_temporary_bytes: int
+    reserved: dict[str, int] = field(default_factory=dict)
+    allocated: dict[str, int] = field(default_factory=dict)
+
+    def fragmentation_bytes(self, phase: str, allocated_bytes: int) -> int:
+        """Segment bytes that no tensor of the phase uses at its peak.
+
+        Segments cached by an earlier, higher phase serve this one, so they are not counted against it again.
+        """
+        return max(0, self.reserved[phase] - max(self.allocated[phase], allocated_bytes))
+
+
+CYCLES = 2
+"""Optimizer states appear in the first step: the second cycle is the first that shows the run's full need."""
+
+
+def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> Reserved:
+    """Replay a run.
+
+    Args:
+        setting: the run.
+        static: sizes of what outlives phases.
+        plans: the phases of one cycle.
+    """
+    timeline = Timeline(AllocatorConfig())
+    result = Reserved(load_temporary_bytes=_largest_temporary(setting))
+    for role in setting.run.roles:
+        _load(timeline, setting, static, role)
+    if static.trains_adapters:
+        timeline.allocate(_layer_by_layer(static.trainable_sizes))
+    _note(timeline, result, "load")
+    (workspace, threads), *_ = static.workspace_sizes
+    timeline.allocate(((workspace, 1),))
+    states: Blocks = []
+    for cycle in range(CYCLES if setting.run.training is not None else 1):
+        gradients = _run_cycle(timeline, setting, static, plans, result)
+        if setting.run.training is None:
+            break
+        if not cycle:
+            timeline.allocate(((workspace, threads - 1),))
+            states = timeline.allocate(static.state_sizes)
+        temporaries = timeline.allocate(static.step_sizes)
+        timeline.free(temporaries)
+        _note(timeline, result, "optimizer")
+        timeline.free(gradients)
+    del states
+    return result
+
+
+def _run_cycle(
+    timeline: Timeline, setting: Setting, static: Static, plans: tuple[PhasePlan, ...], result: Reserved
+) -> Blocks:
+    gradients: Blocks = []
+    for plan in plans:
+        visitors: Blocks = []
+        if plan.role.offloaded:
+            visitors = timeline.allocate(static.weight_sizes(plan.role))
+        if plan.gradients_alive and not gradients:
+            gradients = timeline.allocate(static.trainable_sizes)
+        for one in plan.passes:
+            gradients += timeline.play(one.unrolled())
+        timeline.free(visitors)
+        _note(timeline, result, plan.name)
+    return gradients
+
+
+def _note(timeline: Timeline, result: Reserved, phase: str) -> None:
+    result.reserved[phase] = timeline.reserved_bytes
+    result.allocated[phase] = timeline.allocator.peak_allocated_bytes
+
+
+def _load(timeline: Timeline, setting: Setting, static: Static, role: Role) -> None:
+    """Weights in the order of a checkpoint; a quantised one reaches the device in 16 bits first."""
+    if role.offloaded:
+        return
+    half: Blocks = []
+    upcast: list[int] = []
+    for stored in _in_order(setting.stored[role.name]):
+        if stored.state_bytes:
+            source = timeline.allocate(((stored.weight.num_elements * 2, 1),))
+            timeline.allocate((size, 1) for size in (stored.data_bytes, *stored.state_bytes))
+            timeline.free(source)
+        elif role.load.kbit_fp32_upcast and role.load.quantization.is_bitsandbytes:
+            half += timeline.allocate(((stored.data_bytes // 2, 1),))
+            upcast.append(stored.data_bytes)
+        else:
+            timeline.allocate(((stored.data_bytes, 1),))
+    for block, num_bytes in zip(half, upcast, strict=True):
+        timeline.allocate(((num_bytes, 1),))
+        timeline.allocator.free(block)
+    buffers = setting.models[role.name].buffer_bytes
+    if buffers and not role.shares:
+        timeline.allocate(((buffers, 1),))
+
+
+def _in_order(stored: tuple[StoredWeight, ...]) -> Iterator[StoredWeight]:
+    """Outside the layers first, then layer by layer."""
+    layers: list[list[StoredWeight]] = []
+    for one in stored:
+        if not one.weight.per_layer:
+            yield one
+            continue
+        for index in range(one.weight.count):
+            if index == len(layers):
+                layers.append([])
+            layers[index].append(one)
+    for layer in layers:
+        yield from layer
+
+
+def _layer_by_layer(sizes: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, int]]:
+    deepest = max((count for _, count in sizes), default=0)
+    for index in range(deepest):
+        for num_bytes, count in sizes:
+            if index < count:
+                yield num_bytes, 1
+
+
+def _largest_temporary(setting: Setting) -> int:
+    sizes = [
+        stored.weight.num_elements * 2
+        for role in setting.run.roles
+        for stored in setting.stored[role.name]
+        if stored.state_bytes
+    ]
+    return max(sizes, default=0)

@@ -1,0 +1,85 @@
+"""Everything an estimate starts from: the run, the shapes of its models, the libraries, the card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from vramplan.core.device import Gpu
+from vramplan.core.model import ModelShape
+from vramplan.core.run import Method, Role, Run, Tuning
+from vramplan.core.stack import Stack
+from vramplan.dtypes import DType
+from vramplan.formula.adapters import adapter_shapes
+from vramplan.formula.optimizer import Optimizer, Trainable, find_optimizer
+from vramplan.formula.weights import StoredWeight, store_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A run with all that its bytes depend on.
+
+    Args:
+        run: the run.
+        models: the shape of each role's model.
+        stack: what the library versions do.
+        gpu: the card.
+    """
+
+    run: Run
+    models: Mapping[str, ModelShape]
+    stack: Stack
+    gpu: Gpu
+
+    @cached_property
+    def stored(self) -> dict[str, tuple[StoredWeight, ...]]:
+        """Each role's parameters as they sit on the device; a role that shares another's weights has none."""
+        return {
+            role.name: () if role.shares else store_model(self.models[role.name], role.load, self.stack)
+            for role in self.run.roles
+        }
+
+    @cached_property
+    def trainables(self) -> tuple[Trainable, ...]:
+        """What trains: adapters, or every parameter."""
+        training = self.run.training
+        if training is None:
+            return ()
+        trained = self.run.trained
+        if training.tuning is Tuning.LORA:
+            assert training.lora is not None
+            return tuple(
+                Trainable(shape=shape, dtype=training.lora.dtype, count=count)
+                for shape, count in adapter_shapes(self.models[trained.name], training.lora)
+            )
+        return tuple(
+            Trainable(shape=stored.weight.shape, dtype=stored.dtype, count=stored.weight.count)
+            for stored in self.stored[trained.name]
+        )
+
+    @cached_property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer, or None where nothing trains."""
+        return None if self.run.training is None else find_optimizer(self.run.training.optim)
+
+    @property
+    def trainer_named(self) -> bool:
+        """Whether a trainer (TRL or accelerate) runs the loop: it drops the model's outputs before the backward."""
+        if self.run.method in (Method.GRPO, Method.DPO, Method.RLT):
+            return True
+        return bool(self.stack.named & {"trl", "accelerate"})
+
+    def autocast(self, role: Role) -> DType | None:
+        """The autocast dtype that a role's forward runs in.
+
+        A plain loop over weights that are in that dtype already has nothing to cast: autocast is taken to be off, as it
+        measurably was in the fp16 runs of fitcheck-llm 0.3.1 (data/measurements), where k-bit-prepared heads made fp32
+        logits.
+        """
+        training = self.run.training
+        if training is None or training.mixed_precision is None:
+            return None
+        if not self.trainer_named and role.load.dtype is training.mixed_precision:
+            return None
+        return training.mixed_precision

@@ -1,0 +1,143 @@
+"""What is on the device whatever phase runs: weights, adapters, gradients, optimizer states, workspaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+from vramplan.core.report import Basis, Component, Entry
+from vramplan.core.run import Role
+from vramplan.formula.blocks import allocated
+from vramplan.formula.optimizer import state_sizes, step_temporary_bytes
+from vramplan.formula.setting import Setting
+from vramplan.formula.weights import StoredWeight
+
+Sizes = tuple[tuple[int, int], ...]
+"""(bytes, count) of tensors."""
+
+
+def allocated_total(sizes: Iterable[tuple[int, int]]) -> int:
+    """Bytes in the allocator of (bytes, count) pairs."""
+    return sum(allocated(num_bytes) * count for num_bytes, count in sizes)
+
+
+class Static:
+    """The sizes of everything that outlives a phase.
+
+    Args:
+        setting: the run.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        """See the class."""
+        self.setting = setting
+
+    def weight_sizes(self, role: Role) -> Sizes:
+        """A role's weights and the buffers beside them."""
+        sizes: list[tuple[int, int]] = []
+        for stored in self.setting.stored[role.name]:
+            sizes += [(size, stored.weight.count) for size in (stored.data_bytes, *stored.state_bytes)]
+        buffers = self.setting.models[role.name].buffer_bytes
+        if buffers and not role.shares:
+            sizes.append((buffers, 1))
+        return tuple(sizes)
+
+    def weights_bytes(self, role: Role) -> int:
+        """A role's weights in the allocator."""
+        return self._weights_bytes[role.name]
+
+    @cached_property
+    def _weights_bytes(self) -> dict[str, int]:
+        return {role.name: allocated_total(self.weight_sizes(role)) for role in self.setting.run.roles}
+
+    @cached_property
+    def trainable_sizes(self) -> Sizes:
+        """Tensors that train."""
+        return tuple((parameter.tensor_bytes, parameter.count) for parameter in self.setting.trainables)
+
+    @cached_property
+    def trains_adapters(self) -> bool:
+        """Whether what trains is adapters, beside frozen weights."""
+        training = self.setting.run.training
+        return training is not None and training.lora is not None
+
+    @cached_property
+    def adapters_bytes(self) -> int:
+        """LoRA matrices."""
+        return allocated_total(self.trainable_sizes) if self.trains_adapters else 0
+
+    @cached_property
+    def gradients_bytes(self) -> int:
+        """Gradients of everything that trains."""
+        return allocated_total(self.trainable_sizes)
+
+    @cached_property
+    def state_sizes(self) -> Sizes:
+        """Optimizer states in the allocator."""
+        optimizer = self.setting.optimizer
+        return () if optimizer is None else state_sizes(optimizer, self.setting.trainables)
+
+    @cached_property
+    def states_bytes(self) -> int:
+        """Optimizer states in the allocator."""
+        return allocated_total(self.state_sizes)
+
+    @cached_property
+    def step_bytes(self) -> int:
+        """What the optimizer step holds for a moment."""
+        optimizer = self.setting.optimizer
+        return 0 if optimizer is None else step_temporary_bytes(optimizer, self.setting.trainables)
+
+    @cached_property
+    def step_sizes(self) -> Sizes:
+        """The same, tensor by tensor."""
+        optimizer = self.setting.optimizer
+        if optimizer is not None and optimizer.foreach:
+            return self.trainable_sizes
+        return ((self.step_bytes, 1),) if self.step_bytes else ()
+
+    @cached_property
+    def workspace_sizes(self) -> Sizes:
+        """cuBLAS workspaces: one for each thread that multiplies, and autograd's backward has a thread of its own."""
+        threads = 1 if self.setting.run.training is None else 2
+        return ((self.setting.gpu.cublas_workspace_bytes, threads),)
+
+    def is_resident(self, role: Role, active: Role) -> bool:
+        """Whether a role's weights are on the device while `active` runs."""
+        return not role.offloaded or role is active or active.shares == role.name
+
+    def weight_entries(self, active: Role | None) -> list[Entry]:
+        """One line for each role on the device; all of them where `active` is None."""
+        entries = []
+        for role in self.setting.run.roles:
+            if active is None or self.is_resident(role, active):
+                stored = self.setting.stored[role.name]
+                entries.append(
+                    Entry(
+                        component=Component.WEIGHTS,
+                        label=role.name,
+                        num_bytes=self.weights_bytes(role),
+                        basis=Basis.EXACT,
+                        formula=weights_formula(stored, role),
+                        source="shapes of transformers' modules; bitsandbytes functional.py and nn/modules.py",
+                    )
+                )
+        return entries
+
+
+def weights_formula(stored: tuple[StoredWeight, ...], role: Role) -> str:
+    """The sum over storage formats with its numbers put in."""
+    if role.shares:
+        return f"uses the weights of {role.shares}"
+    groups: dict[str, list[int]] = {}
+    for one in stored:
+        name = one.quantization.value if one.state_bytes else one.dtype.label
+        group = groups.setdefault(name, [0, 0, 0])
+        group[0] += one.weight.total_elements
+        group[1] += one.weight.count * one.data_bytes
+        group[2] += one.weight.count * sum(one.state_bytes)
+    parts = []
+    for name, (elements, data, states) in groups.items():
+        scales = f" + {states:,} B scales" if states else ""
+        parts.append(f"{elements:,} {name} = {data:,} B{scales}")
+    return "; ".join(parts)

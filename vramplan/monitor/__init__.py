@@ -1,0 +1,1 @@
+"""GPU memory over time, through NVML."""

@@ -1,0 +1,1 @@
+"""Which settings fit a budget, and which of them is best."""

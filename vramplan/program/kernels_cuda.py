@@ -1,0 +1,63 @@
+"""What CUDA's other kernels allocate beside their outputs, as torch code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+_aten = torch.ops.aten
+_ROWS_PER_THREAD = 10  # NROWS_PER_THREAD in EmbeddingBackwardKernel.cu
+_NO_SORT_LIMIT = 3072  # embedding_dense_backward_cuda takes the unsorted kernel up to here
+
+
+def cuda_kernels() -> Mapping[Any, Callable[..., Any]]:
+    """Operator to what it allocates."""
+    return {
+        _aten._softmax.default: _softmax,
+        _aten._log_softmax.default: _softmax,
+        _aten._softmax_backward_data.default: _softmax_backward,
+        _aten._log_softmax_backward_data.default: _log_softmax_backward,
+        _aten.embedding_dense_backward.default: _embedding_backward,
+    }
+
+
+def _softmax(tensor: Any, dim: int, half_to_float: bool) -> Any:  # noqa: ARG001
+    tensor = tensor.contiguous()
+    return tensor.new_empty(tensor.shape, dtype=torch.float32 if half_to_float else tensor.dtype)
+
+
+def _softmax_backward(grad: Any, output: Any, dim: int, input_dtype: torch.dtype) -> Any:
+    # SoftMax.cu, softmax_backward_cuda_out: `Tensor tmp = grad * output`
+    grad_input = grad.new_empty(grad.shape, dtype=input_dtype)
+    product = torch.mul(grad, output)
+    return _log_softmax_backward(product, output, dim, input_dtype, grad_input)
+
+
+def _log_softmax_backward(
+    grad: Any, output: Any, dim: int, input_dtype: torch.dtype, grad_input: Any = None  # noqa: ARG001
+) -> Any:
+    if grad_input is None:
+        grad_input = grad.new_empty(grad.shape, dtype=input_dtype)
+    grad, output = grad.contiguous(), output.contiguous()
+    return grad_input
+
+
+def _embedding_backward(
+    grad: Any, indices: Any, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Any:
+    indices = indices.contiguous()
+    grad = grad.contiguous()
+    count, width = indices.numel(), grad.shape[-1]
+    if count <= _NO_SORT_LIMIT and not scale_grad_by_freq:
+        return grad.new_empty((num_weights, width))
+    # Embedding.cu: radix sort of (index, position) pairs; EmbeddingBackwardKernel.cu: fp32 sums of partial segments
+    sorted_indices, positions = indices.new_empty(count), indices.new_empty(count)
+    weight = grad.new_empty((num_weights, width))
+    segments = min(count, num_weights)
+    partial = count // _ROWS_PER_THREAD + segments
+    _offsets = [indices.new_empty(size) for size in (segments, segments, segments, partial)]
+    _partial_sums = grad.new_empty((partial, width), dtype=torch.float32)
+    del sorted_indices, positions
+    return weight

@@ -1,0 +1,196 @@
+"""Builds a model from its config.json, quantises and adapts it, in the order a training script does."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BitsAndBytesConfig
+
+from vramplan.core.run import Lora, LoadSpec, Quantization
+from vramplan.dtypes import DType
+from vramplan.errors import UnsupportedArchitectureError, UsageError
+from vramplan.program.layers import layer_number
+from vramplan.program.recorder import NO_LAYER, Recorder
+
+_TORCH_DTYPES = {DType.FP32: torch.float32, DType.BF16: torch.bfloat16, DType.FP16: torch.float16}
+
+
+def torch_dtype(dtype: DType) -> torch.dtype:
+    """torch's name of a dense dtype.
+
+    Raises:
+        KeyError: weights are never of that type.
+    """
+    return _TORCH_DTYPES[dtype]
+
+
+def build_config(config: Mapping[str, Any], *, num_layers: int | None = None) -> Any:
+    """transformers' config object of a `config.json`.
+
+    Args:
+        config: the parsed file; of a multimodal model only the text part is used.
+        num_layers: how many layers to build, or None for all.
+
+    Raises:
+        UnsupportedArchitectureError: transformers has no such model type.
+    """
+    values = copy.deepcopy(dict(config))
+    model_type = str(values.get("model_type"))
+    if model_type not in CONFIG_MAPPING:
+        raise UnsupportedArchitectureError(
+            f"transformers has no model type {model_type!r}", hint="install a newer transformers"
+        )
+    values.pop("quantization_config", None)
+    built = CONFIG_MAPPING[model_type].from_dict(values).get_text_config()
+    if num_layers is not None:
+        for name, value in list(vars(built).items()):
+            if isinstance(value, list) and len(value) == built.num_hidden_layers:  # one item per layer
+                setattr(built, name, value[:num_layers])
+        built.num_hidden_layers = num_layers
+    built.use_cache = True
+    return built
+
+
+def build_skeleton(config: Any, load: LoadSpec, attention: str) -> Any:
+    """The model on the meta device, its linear layers already bitsandbytes' where `load` asks for it."""
+    config = copy.deepcopy(config)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = "eager" if attention == "flash_attention_2" else attention
+        try:
+            model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype(load.dtype), attn_implementation=first)
+        except ValueError as error:
+            raise UsageError(
+                f"transformers has no {attention} attention for {config.model_type}", hint="use eager"
+            ) from error
+    if attention == "flash_attention_2":  # set afterwards: the package itself is not needed here
+        model.config._attn_implementation_internal = attention
+    if load.quantization is not Quantization.NONE:
+        _convert_linears(model, load)
+    return model.eval()
+
+
+def add_adapters(model: Any, lora: Lora, *, lora_dropout: float) -> Any:
+    """peft's model around a skeleton: before it gets memory, since peft cannot move fake tensors."""
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = "all-linear" if lora.target_modules == ("all-linear",) else list(lora.target_modules)
+    peft_config = LoraConfig(
+        r=lora.r, lora_alpha=lora.r, target_modules=targets, lora_dropout=lora_dropout, task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(model, peft_config, autocast_adapter_dtype=False)
+    dtype = torch_dtype(lora.dtype)
+    for name, parameter in adapted.named_parameters():
+        if _is_adapter(name):
+            parameter.data = parameter.data.to(dtype)
+    return adapted
+
+
+def materialise(
+    model: Any, load: LoadSpec, recorder: Recorder, unit_of_layer: Mapping[int, int] | None = None
+) -> None:
+    """Gives every parameter and buffer its memory, in a training script's order: base, upcast, adapters.
+
+    Parameters come one after the other, tied ones once, and are quantised on the way as transformers does.
+    """
+    modules = [(path, module) for path, module in model.named_modules()]
+
+    def enter(path: str) -> None:
+        number = layer_number(path)
+        recorder.layer_index = unit_of_layer[number] if unit_of_layer and number != NO_LAYER else number
+
+    done: dict[int, Any] = {}
+    for path, module in modules:
+        enter(path)
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None or _is_adapter(path):
+                continue
+            if id(parameter) not in done:
+                done[id(parameter)] = _allocated(parameter, load)
+            module._parameters[name] = done[id(parameter)]
+            if getattr(done[id(parameter)], "quant_state", None) is not None:
+                module.quant_state = done[id(parameter)].quant_state
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    if load.kbit_fp32_upcast:
+        upcast: set[int] = set()
+        for path, module in modules:
+            enter(path)
+            _upcast(path, module, upcast)
+    for path, module in modules:
+        if _is_adapter(path):
+            enter(path)
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    module._parameters[name] = _allocated(parameter, load)
+    recorder.layer_index = NO_LAYER
+
+
+def _is_adapter(path: str) -> bool:
+    return "lora_" in path
+
+
+def _upcast(path: str, module: Any, done: set[int]) -> None:
+    # peft/utils/other.py, prepare_model_for_kbit_training: all that is not quantised is frozen and becomes fp32
+    for parameter in module._parameters.values():
+        if parameter is None or _is_adapter(path) or id(parameter) in done:
+            continue
+        done.add(id(parameter))
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.to(torch.float32)
+        parameter.requires_grad_(requires_grad=False)
+
+
+def _convert_linears(model: Any, load: LoadSpec) -> None:
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    if load.quantization is Quantization.INT8:
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
+        model.is_loaded_in_8bit = True
+    else:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=load.quantization.value,
+            bnb_4bit_use_double_quant=load.double_quant,
+            bnb_4bit_compute_dtype=torch_dtype(load.dtype),
+        )
+        model.is_loaded_in_4bit = True
+    keep = list(get_keys_to_not_convert(model)) + list(getattr(model, "_keep_in_fp32_modules", None) or [])
+    replace_with_bnb_linear(model, modules_to_not_convert=keep, quantization_config=quantization)
+    model.is_quantized = True
+    model.config._is_quantized = True
+
+
+def _allocated(parameter: Any, load: LoadSpec) -> Any:
+    """A parameter with memory, made by bitsandbytes' own quantisers where it is theirs.
+
+    It is a plain Parameter that carries the attributes of Params4bit or Int8Params: torch cannot make those subclasses
+    of a fake tensor, and their modules ask for the attributes only.
+    """
+    kind = type(parameter).__name__
+    if kind not in ("Params4bit", "Int8Params"):
+        value = torch.empty(parameter.shape, dtype=parameter.dtype)
+        return torch.nn.Parameter(value, requires_grad=parameter.requires_grad)
+    from bitsandbytes import functional
+
+    value = torch.empty(parameter.shape, dtype=torch_dtype(load.dtype))
+    if kind == "Params4bit":
+        packed, state = functional.quantize_4bit(
+            value, blocksize=parameter.blocksize, compress_statistics=parameter.compress_statistics,
+            quant_type=parameter.quant_type, quant_storage=parameter.quant_storage,
+        )  # fmt: skip
+        quantized = torch.nn.Parameter(packed, requires_grad=False)
+        quantized.quant_state, quantized.bnb_quantized = state, True
+        return quantized
+    codes, scales, _ = functional.int8_vectorwise_quant(value.to(torch.float16))
+    quantized = torch.nn.Parameter(codes, requires_grad=False)
+    quantized.CB, quantized.SCB, quantized.has_fp16_weights = codes, scales, False
+    return quantized

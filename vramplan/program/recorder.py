@@ -1,0 +1,214 @@
+"""Watches every operator on fake tensors and writes down the storages that appear and die."""
+
+from __future__ import annotations
+
+import bisect
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vramplan.program.extend import extend
+from vramplan.program.labels import describe
+from vramplan.program.trace import FakeTrace, Label
+
+Kernel = Callable[..., Any]
+
+_aten = torch.ops.aten
+# What takes a cuBLAS handle, and with it a workspace.
+_MATMULS = frozenset(
+    {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default, _aten._grouped_mm.default}
+    if hasattr(_aten, "_grouped_mm")
+    else {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
+)
+_ADD = _aten.add.Tensor
+_LIFT_FRESH = _aten.lift_fresh.default
+NO_LAYER = -1
+_NOWHERE = (None, NO_LAYER)
+_NO_SEQUENCE = 1 << 62  # AccumulateGrad nodes carry the highest number there is
+_ITEM = _aten._local_scalar_dense.default
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[misc]
+    """A dispatch mode that turns storages into events.
+
+    Args:
+        kernels: operators that CUDA computes with more allocations than their outputs, as torch code that allocates
+            what the CUDA kernel does.
+        cublas_workspace_bytes: of one cuBLAS handle. The thread that runs the forward has one, autograd's another
+            (CublasHandlePool.cpp keeps them per thread); both live until the process ends.
+        with_labels: whether to note where each allocation comes from (slower).
+    """
+
+    def __init__(self, *, kernels: Mapping[Any, Kernel], cublas_workspace_bytes: int, with_labels: bool) -> None:
+        super().__init__()
+        self.events: list[int] = []
+        self.marks: list[tuple[str, int]] = []
+        self.labels: list[Label] = []
+        self.module_names: dict[int, str] = {}
+        self.has_padding = False
+        self.layers: list[int] = []
+        self.layer_index = NO_LAYER
+        self.layer_of_sequence: list[tuple[int, int]] = []
+        self._kernels = kernels
+        self._workspace_bytes = cublas_workspace_bytes
+        self._handles = [False, False]
+        self._with_labels = with_labels
+        self._alive: dict[int, tuple[Any, int]] = {}
+        self._in_optimizer = False
+        self._leaving = False
+        self._num_serials = 0
+        self._on_host = 0
+
+    def trace(self) -> FakeTrace:
+        """All that was recorded so far."""
+        return FakeTrace(events=self.events, marks=self.marks, labels=self.labels)
+
+    def close(self) -> None:
+        """Nothing that happens from here on belongs to the run."""
+        self._alive = {}
+        self.events, self.layers = list(self.events), list(self.layers)
+
+    def extended(self, num_units: int) -> FakeTrace:
+        """The record with the two middle units of layers repeated until there are `num_units` of them.
+
+        Raises:
+            NotRepeating: the middle units differ.
+        """
+        longer = extend(self.events, self.layers, num_units=num_units)
+        marks = [
+            (name, longer.index_of[index] if index < len(longer.index_of) else len(longer.events))
+            for name, index in self.marks
+        ]
+        labels = [self.labels[serial] for serial in longer.origin] if self.labels else []
+        return FakeTrace(events=longer.events, marks=marks, labels=labels)
+
+    def mark(self, phase: str) -> None:
+        """A phase begins; a name that was used before gets `.2`, `.3`, … behind it."""
+        earlier = sum(1 for name, _ in self.marks if name.split(".")[0] == phase)
+        self.marks.append((f"{phase}.{earlier + 1}" if earlier else phase, len(self.events)))
+        self.layer_index = NO_LAYER
+        self._leaving = False
+        self._in_optimizer = phase == "optimizer"
+
+    def leave_layers(self) -> None:
+        """The last layer is done: what dies before the next operator still belongs to it."""
+        self._leaving = True
+
+    @contextmanager
+    def on_host(self) -> Iterator[None]:
+        """Tensors made here live in host memory: they are not recorded."""
+        self._on_host += 1
+        try:
+            yield
+        finally:
+            self._on_host -= 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operator and records the storages of its outputs."""
+        if self._leaving:
+            self._leaving, self.layer_index = False, NO_LAYER
+        if func is _ADD and torch._C._current_graph_task_id() != -1:
+            summed = _engine_sum(args)
+            if summed is not None:
+                return summed
+        if func is _ITEM:
+            return self._assumed_value(args[0])
+        if self._on_host or (self._in_optimizer and func is _LIFT_FRESH):  # step counters stay on the host
+            return func(*args, **(kwargs or {}))
+        if func in _MATMULS:
+            self._take_cublas_handle()
+        kernel = self._kernels.get(func)
+        if kernel is not None:
+            with self:
+                return kernel(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self._note(result, func, self._layer(args))
+        elif isinstance(result, (tuple, list)):
+            for position, item in enumerate(result):
+                if isinstance(item, torch.Tensor):
+                    self._note(item, func, self._layer(args, position))
+        return result
+
+    def _layer(self, args: Any, position: int = 0) -> int:
+        """The decoder layer that the running operator works for."""
+        if self._in_optimizer:  # an optimizer walks over parameters: a state belongs to its parameter's layer
+            first = args[0] if args else None
+            if isinstance(first, (list, tuple)):
+                first = first[position] if position < len(first) else None
+            if isinstance(first, torch.Tensor):
+                return self._alive.get(first.untyped_storage()._cdata, _NOWHERE)[1]
+            return NO_LAYER
+        if self.layer_of_sequence and torch._C._current_graph_task_id() != -1:
+            node = torch._C._current_autograd_node()
+            number = node._sequence_nr() if node is not None else _NO_SEQUENCE
+            if number < _NO_SEQUENCE:
+                found = bisect.bisect_right(self.layer_of_sequence, (number, _NO_SEQUENCE)) - 1
+                self.layer_index = self.layer_of_sequence[found][1] if found >= 0 else NO_LAYER
+        return self.layer_index
+
+    def _assumed_value(self, tensor: Any) -> bool | int | float:
+        """What code is told that looks at a value: whether all tokens count; that nothing overflows; one."""
+        if tensor.dtype is torch.bool:
+            return not self.has_padding
+        return 1.0 if tensor.is_floating_point() else 1
+
+    def _note(self, tensor: Any, func: Any, layer: int) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._alive:
+            return
+        num_bytes = storage.nbytes()
+        if num_bytes == 0:
+            return  # the allocator returns no block for an empty request
+        serial = self._allocate(num_bytes, layer)
+        if self._with_labels:
+            self.labels.append(describe(func, tensor, self.module_names))
+
+        def free(_: Any, key: int = key, serial: int = serial, layer: int = layer) -> None:
+            del self._alive[key]
+            self.events.append(-(serial + 1))
+            # Outside layers, lists of tensors die (caches, temporaries of an update): each belongs to its own layer.
+            self.layers.append(layer if self.layer_index == NO_LAYER else self.layer_index)
+
+        self._alive[key] = (weakref.ref(storage, free), layer)
+
+    def _allocate(self, num_bytes: int, layer: int) -> int:
+        serial = self._num_serials
+        self._num_serials += 1
+        self.events.append(num_bytes)
+        self.layers.append(layer)
+        return serial
+
+    def _take_cublas_handle(self) -> None:
+        in_backward = torch._C._current_graph_task_id() != -1
+        if not self._handles[in_backward] and self._workspace_bytes:
+            self._handles[in_backward] = True
+            self._allocate(self._workspace_bytes, NO_LAYER)
+            if self._with_labels:
+                thread = "autograd" if in_backward else "main"
+                self.labels.append(
+                    Label(operation=f"kernel: cuBLAS workspace, {thread} thread", module="", source="", shape=(), dtype="")
+                )
+
+
+def _engine_sum(args: Any) -> Any:
+    """The autograd engine's sum of two gradients, in place as on plain tensors, or None where it makes a new one.
+
+    The engine adds into the buffer whose storage nobody else holds, the older first (input_buffer.cpp, `accumulate`),
+    but never when one is a tensor subclass, as fake tensors are. A storage count of 2 is the tensor and the Python
+    object asked here; checked against the profiler's `aten::add_` of a plain CPU run (torch 2.13).
+    """
+    if torch.is_grad_enabled():
+        return None  # code of a recomputed forward, or of a double backward
+    for candidate in args[:2]:
+        if not isinstance(candidate, torch.Tensor):
+            return None
+    for candidate in args[:2]:
+        if torch._C._storage_Use_Count(candidate.untyped_storage()._cdata) == 2:
+            return candidate
+    return None

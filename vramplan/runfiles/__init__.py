@@ -1,0 +1,1 @@
+"""Run settings of other tools, read and written."""
