@@ -90,24 +90,42 @@ class Pool:
         blocks: the free blocks, in the order of `keys`.
         unmapped: the unmapped blocks, by address.
         is_small: whether its blocks have at most 1 MiB.
+        is_expandable: whether it grows by expandable segments.
         min_remainder: the least number of bytes that is worth splitting off.
         split_below: blocks for requests of this size or more are not split.
         num_searches: requests that looked here, counted only while garbage collection is on.
     """
 
-    __slots__ = ("blocks", "is_small", "keys", "min_remainder", "num_searches", "split_below", "stream", "unmapped")
+    __slots__ = (
+        "_max_split_size",
+        "blocks",
+        "is_expandable",
+        "is_small",
+        "keys",
+        "min_remainder",
+        "num_searches",
+        "split_below",
+        "stream",
+        "unmapped",
+    )
 
-    def __init__(self, stream: Stream, *, is_small: bool, split_finely: bool, max_split_size: int) -> None:
+    def __init__(self, stream: Stream, *, is_small: bool, is_expandable: bool, max_split_size: int) -> None:
         self.stream = stream
         self.keys: list[int] = []
         self.blocks: list[Block] = []
         self.unmapped: list[Block] = []
         self.is_small = is_small
         self.num_searches = 0
+        self._max_split_size = max_split_size
+        self.expand(is_expandable)
+
+    def expand(self, is_expandable: bool) -> None:
+        """Turns expandable segments on or off from now on."""
+        self.is_expandable = is_expandable
         # A large block keeps a remainder of up to 1 MiB; small and expandable ones keep nothing of 512 bytes or more.
-        finely = is_small or split_finely
+        finely = self.is_small or is_expandable
         self.min_remainder = MIN_BLOCK_BYTES if finely else SMALL_BYTES + 1
-        self.split_below = NO_LIMIT if finely else max_split_size
+        self.split_below = NO_LIMIT if finely else self._max_split_size
 
     @property
     def is_private(self) -> bool:

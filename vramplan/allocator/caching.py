@@ -237,12 +237,18 @@ class CachingAllocator:
         """The pools of small and of large blocks of a stream."""
         pools = self._pools.get(stream)
         if pools is None:
-            finely, limit = self.config.expandable_segments, self.max_split_size
+            is_expandable, limit = self.config.expandable_segments, self.max_split_size
             pools = self._pools[stream] = (
-                Pool(stream, is_small=True, split_finely=finely, max_split_size=limit),
-                Pool(stream, is_small=False, split_finely=finely, max_split_size=limit),
+                Pool(stream, is_small=True, is_expandable=is_expandable, max_split_size=limit),
+                Pool(stream, is_small=False, is_expandable=is_expandable, max_split_size=limit),
             )
         return pools
+
+    def expand(self, stream: Stream, is_expandable: bool) -> None:
+        """Turns expandable segments on or off for a stream, as a program can while it runs; both kinds stay in use."""
+        self._plain = False
+        for pool in self.pools_of(stream):
+            pool.expand(is_expandable)
 
     def pools(self) -> Iterator[Pool]:
         """Every pool, the large one of a stream before the small one, as the cache is emptied."""
@@ -287,7 +293,7 @@ class CachingAllocator:
         num_bytes = segment_bytes(size, self.config.large_segment_size_bytes)
         if self.allowed_bytes is not None and self.reserved_bytes + num_bytes > self.allowed_bytes:
             return None
-        if self.config.expandable_segments:
+        if pool.is_expandable:
             return expandable.grow(self, pool, size)
         address = self.device.allocate(num_bytes, pool.stream)
         if address is None:

@@ -43,11 +43,19 @@ class Layout:
     def __init__(self, snapshot: Snapshot) -> None:
         """Looks through all segments and events."""
         found = sorted(_mapped(snapshot), key=lambda item: item[0])
-        # Ranges of one pool with none of another pool between them are in one segment.
-        runs = [next(group) for _, group in groupby(found, key=lambda item: item[1])]
-        self._bases = [start for start, _ in runs]
-        self._small = [pool[2] for _, pool in runs]
-        self.address_space_bytes = min((high - low for low, high in pairwise(self._bases)), default=None)
+        # Ranges of one pool with none of another pool between them are in one segment,
+        runs = [list(group) for _, group in groupby(found, key=lambda item: item[1])]
+        self.address_space_bytes = min((high[0][0] - low[0][0] for low, high in pairwise(runs)), default=None)
+        self._bases: list[int] = []
+        self._small: list[bool] = []
+        for run in runs:
+            base = None
+            for start, pool in run:
+                # unless they are too far apart for that.
+                if base is None or (self.address_space_bytes is not None and start - base >= self.address_space_bytes):
+                    base = start
+                    self._bases.append(base)
+                    self._small.append(pool[2])
 
     def base_of(self, address: int) -> int:
         """The first address of the expandable segment that an address is in."""
@@ -111,6 +119,7 @@ def _unshown(
     """The unmapped ranges that no block shows the pool of: as the nearest range of the stream.
 
     Not a whole number of large pages is of small blocks; any other is of large ones, unless it touches a small range.
+    Memory pools of their own are left out: theirs are not unmapped while they live.
     """
     page = (config or AllocatorConfig()).large_segment_size_bytes
     result: list[tuple[int, _Pool]] = []
@@ -118,16 +127,12 @@ def _unshown(
         if event.action != SEGMENT_UNMAP or event.address in shown:
             continue
         address, end = event.address, event.address + event.size_bytes
-        ranges = [item for item in found if item[1][0] == device and _stream(item[1][1]) == event.stream]
+        ranges = [item for item in found if item[1][:2] == (device, event.stream)]
         is_small = event.size_bytes % page != 0 or any(start == end and pool[2] for start, pool in ranges)
         ranges = [item for item in ranges if item[1][2] == is_small]
         nearest = min(ranges, key=lambda item: abs(item[0] - address), default=None)
         result.append((address, nearest[1] if nearest else (device, event.stream, is_small)))
     return result
-
-
-def _stream(owner: Stream) -> int:
-    return owner[0] if isinstance(owner, tuple) else owner
 
 
 _address = attrgetter("address")

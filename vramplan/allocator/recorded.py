@@ -41,11 +41,14 @@ class RecordedMemory(DeviceMemory):
         """Takes note of a recorded segment_alloc or segment_map."""
         self._upcoming.append(event)
 
-    def skip(self) -> int:
-        """Forgets growth that the model had no need of; how many segments and ranges that were."""
-        num_skipped = len(self._upcoming)
+    @property
+    def grows_by_mapping(self) -> bool | None:
+        """Whether the growth that comes next was in an expandable segment; None where none comes."""
+        return self._upcoming[0].action == SEGMENT_MAP if self._upcoming else None
+
+    def skip(self) -> None:
+        """Forgets growth that the model had no need of."""
         self._upcoming.clear()
-        return num_skipped
 
     def occupy(self, address: int, num_bytes: int) -> bool:
         """Marks addresses as in use; False, and nothing is marked, where some of them already are.

@@ -24,7 +24,7 @@ def find_free(allocator: CachingAllocator, pool: Pool, size: int, index: int) ->
         pool.num_searches += 1
     if index == len(blocks):
         return index
-    if allocator.config.expandable_segments:
+    if pool.is_expandable:
         # A block at the end of what is mapped counts as large as it could grow: it is kept for later.
         while (
             blocks[index].expandable is not None
@@ -32,6 +32,12 @@ def find_free(allocator: CachingAllocator, pool: Pool, size: int, index: int) ->
             and _growable_bytes(blocks[index + 1]) < _growable_bytes(blocks[index])
         ):
             index += 1
+    elif blocks[index].expandable is not None:
+        # They were turned off since: only blocks of other segments are given out.
+        while index < len(blocks) and blocks[index].expandable is not None:
+            index += 1
+        if index == len(blocks):
+            return index
     found = blocks[index].size
     limit = allocator.max_split_size
     if size < limit <= found:

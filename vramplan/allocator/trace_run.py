@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vramplan.allocator import expandable, release
-from vramplan.allocator.blocks import ALLOCATED, FREE, NO_LIMIT, PENDING, Block
+from vramplan.allocator.blocks import ALLOCATED, DEFAULT_POOL, FREE, NO_LIMIT, PENDING, Block
 from vramplan.allocator.caching import CachingAllocator
 from vramplan.allocator.config import NO_DIVISIONS, AllocatorConfig
 from vramplan.allocator.layout import Layout
@@ -66,6 +66,9 @@ class TraceRun:
         self._unsure = set(start.unsure)
         self._released = False
         self._blocks = restore(self.allocator, start.segments, layout)
+        for record in start.segments:
+            if record.pool_id != DEFAULT_POOL and record.is_expandable != config.expandable_segments:
+                self.allocator.expand(record.owner, record.is_expandable)
         for head in self.allocator.heads.values():
             self.memory.occupy(head.address, sum(block.size for block in chain(head)))
         for segment in self.allocator.expandable_segments:
@@ -109,6 +112,7 @@ class TraceRun:
     def _alloc(self, event: TraceEvent) -> None:
         if self.num_allocations == 0:
             self._hide_new_segment(event)
+        self._follow_setting(event)
         self._free(event)  # of a block whose free was not recorded: its address is in use again
         owner = self._owners.owner_of(event)
         block = self.allocator.malloc(event.size_bytes, owner)
@@ -124,6 +128,23 @@ class TraceRun:
         self._blocks[event.address] = block
         self.num_allocations += 1
         self.program.alloc(event.address, event.size_bytes, owner)
+
+    def _follow_setting(self, event: TraceEvent) -> None:
+        """Turns expandable segments on or off where the growth for this allocation shows that they were.
+
+        For all streams, but where a memory pool has a way of its own: expandable segments never serve one that
+        brings its allocator along.
+        """
+        is_expandable = self.memory.grows_by_mapping
+        if is_expandable is None:
+            return
+        owner = self._owners.owner_of(event)
+        pools = self.allocator.pools_of(owner)
+        if pools[0].is_expandable == is_expandable:
+            return
+        others = (pool.stream for pool in list(self.allocator.pools()) if not pool.is_private)
+        for stream in [owner] if pools[0].is_private else [owner, *others]:
+            self.allocator.expand(stream, is_expandable)
 
     def _free(self, event: TraceEvent) -> None:
         block = self._blocks.pop(event.address, None)

@@ -7,8 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vramplan.catalog.dirs import ProfileDirs, ProfileFile
-from vramplan.catalog.toml_file import read_toml
+from vramplan.catalog.toml_file import Table, read_toml
 from vramplan.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A sum that a document gives for this run.
+
+    Args:
+        what: what it is a sum of.
+        claimed_bytes: the document's figure.
+        truth: what of the report it is to be held against: `weights_bf16`, `weights_int8`, `activations` or `peak`.
+        remark: where the difference comes from.
+    """
+
+    what: str
+    claimed_bytes: int
+    truth: str
+    remark: str
+
+
+TRUTHS = ("weights_bf16", "weights_int8", "activations", "peak")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +41,7 @@ class RunProfile:
         source: where the settings come from.
         notes: what to know about them.
         settings: the keys of `estimate --jsonl`, values typed.
+        claims: what documents say the run takes.
     """
 
     file: ProfileFile
@@ -28,6 +49,7 @@ class RunProfile:
     source: str
     notes: tuple[str, ...]
     settings: Mapping[str, object]
+    claims: tuple[Claim, ...] = ()
 
 
 def load_run(name: str, dirs: ProfileDirs) -> RunProfile:
@@ -45,9 +67,29 @@ def load_run(name: str, dirs: ProfileDirs) -> RunProfile:
         file = dirs.find("runs", name)
     top = read_toml(file.path)
     description, source, notes = top.string("description"), top.string("source"), top.strings("notes")
-    settings = {key: value for key, value in top.values.items() if key not in {"description", "source", "notes"}}
+    settings = {key: value for key, value in top.values.items() if key not in _ABOUT}
     for key, value in settings.items():
         # `stack = {transformers = "4.51.1"}` is the one nested key that --jsonl has.
         if isinstance(value, dict) and key != "stack":
             raise top.error(f"{key} is a table, and run settings are flat", key=key)
-    return RunProfile(file=file, description=description, source=source, notes=notes, settings=settings)
+    claims = tuple(_claim(table) for table in top.tables("claims"))
+    return RunProfile(
+        file=file, description=description, source=source, notes=notes, settings=settings, claims=claims
+    )
+
+
+_ABOUT = frozenset({"description", "source", "notes", "claims"})
+
+
+def _claim(table: Table) -> Claim:
+    truth = table.string("truth")
+    if truth not in TRUTHS:
+        raise table.error(f"truth is {truth!r}, not one of {', '.join(TRUTHS)}", key="truth")
+    claim = Claim(
+        what=table.string("what"),
+        claimed_bytes=table.size_bytes("claimed"),
+        truth=truth,
+        remark=table.string("remark"),
+    )
+    table.done()
+    return claim

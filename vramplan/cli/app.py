@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from vramplan import __version__
-from vramplan.cli import _argv, _terminal
+from vramplan.cli import _argv, _plain, _terminal
 from vramplan.cli.exit_codes import ExitCode
 from vramplan.errors import UsageError, VramplanError
 
@@ -55,9 +56,7 @@ class LazyGroup(TyperGroup):
 
     def get_params(self, ctx: Any) -> Any:
         """The parameters, `--help` among them."""
-        from vramplan.cli.options import as_read
-
-        return as_read(super().get_params(ctx))
+        return _plain.as_read(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Names of the commands that this installation has."""
@@ -114,6 +113,8 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an encoding without × gets ?, not a traceback
     sys.exit(run(sys.argv[1:]))
 
 
@@ -127,8 +128,7 @@ def run(argv: Sequence[str]) -> int:
     args = _argv.normalise(args) or ["--help"]
     try:
         result = typer.main.get_command(app)(args, prog_name="vramplan", standalone_mode=False)
-    except KeyboardInterrupt:
-        _terminal.say("interrupted")
+    except (KeyboardInterrupt, typer.Abort):  # which of them depends on typer's version; newer ones return 130
         return ExitCode.INTERRUPTED
     except Exception as error:
         if debug:
@@ -164,14 +164,12 @@ def _sentence(message: str) -> str:
 
 
 def _load(name: str, command: _Command) -> Any:
-    from vramplan.cli.options import PlainCommand
-
     module = import_module(command.module)
     function = getattr(module, command.function)
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(
         name,
-        cls=PlainCommand if getattr(function, "plain_options", False) else None,
+        cls=_plain.PlainCommand if getattr(function, "plain_options", False) else None,
         context_settings=getattr(module, "CONTEXT_SETTINGS", None),
     )(function)
     return typer.main.get_command(single)

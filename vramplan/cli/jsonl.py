@@ -16,7 +16,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from vramplan.catalog import ProfileDirs
 from vramplan.cli import _terminal
@@ -144,22 +144,27 @@ def _work(line: str, number: int) -> Answer:
 
 
 def _open(source: str) -> TextIO:
+    # A byte that is not UTF-8 costs its own line only, and a byte order mark costs none.
     if source == "-":
-        return open(sys.stdin.fileno(), encoding="utf-8", closefd=False)
+        return open(sys.stdin.fileno(), encoding="utf-8-sig", errors="replace", closefd=False)
     try:
-        return open(source, encoding="utf-8")  # noqa: PTH123 - a path is all it is here
+        return open(source, encoding="utf-8-sig", errors="replace")  # noqa: PTH123 - a path is all it is here
     except OSError as error:
         raise UsageError(f"{source} cannot be read: {error.strerror}") from error
 
 
 def _row(line: str, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+        row = json.loads(line, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"line {number} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise UsageError(f"line {number} is not a JSON object", hint='write {"id": "one", "run": {…}}')
     return row
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _settings(row: dict[str, Any], number: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from vramplan.runfiles.flat import FlatRun, parse_flat_flags
 from vramplan.runfiles.flat_keys import KINDS
@@ -118,7 +117,7 @@ def run_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         command: takes a FlatRun first; its other parameters must be keyword-only, texts, lists of texts or switches.
 
     Returns:
-        a function that typer can register; with PlainCommand if `plain_options` is true of it.
+        a function that typer can register; with _plain.PlainCommand if `plain_options` is true of it.
     """
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     shared = list(_parameters())
@@ -170,42 +169,3 @@ def _flat_run(values: dict[str, str | bool | None]) -> FlatRun:
     }
     flat = parse_flat_flags(given)
     return flat if model is None else flat.merged(FlatRun(model=str(model)))
-
-
-class PlainCommand(TyperCommand):
-    """A command all of whose options are texts, lists of texts or switches."""
-
-    def get_params(self, ctx: Any) -> Any:
-        """The parameters, `--help` among them."""
-        return as_read(super().get_params(ctx))
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Flags under their panels' names, none cut short."""
-        panels: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                panels.setdefault(getattr(param, "rich_help_panel", None) or "General", []).append(record)
-        for name, records in panels.items():
-            with formatter.section(name):
-                formatter.write_dl(records)
-
-
-def as_read(params: list[Any]) -> list[Any]:
-    """Parameters that take what the command line's parser has read.
-
-    typer 0.29 builds a pydantic adapter for each parameter, given or not, which takes longer than an estimate. Texts
-    and switches need none. Older versions have no such step, and none is skipped.
-    """
-    for param in params:
-        if hasattr(param, "get_runtime_param"):
-            param.process_value = functools.partial(_as_read, param)
-    return params
-
-
-def _as_read(param: Any, ctx: Any, value: Any) -> Any:
-    if value is None and (param.multiple or param.nargs == -1):
-        value = ()
-    if value is None and param.required:
-        raise typer.BadParameter(f"{param.human_readable_name if hasattr(param, 'human_readable_name') else param.name} is missing")
-    return value if param.callback is None else param.callback(ctx, param, value)

@@ -116,7 +116,7 @@ def _held_lines(held: dict[str, int], units: str) -> list[str]:
     allocated, reserved = (format_bytes(held[f"{name}_bytes"], units, digits=3) for name in ("allocated", "reserved"))
     return [
         f"device {held['device']}: no events were recorded, so there is nothing to replay",
-        f"  {held['num_segments']} segments, {allocated} {units} allocated, {reserved} {units} reserved",
+        f"  segments: {held['num_segments']}, allocated: {allocated} {units}, reserved: {reserved} {units}",
     ]
 
 

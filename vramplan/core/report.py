@@ -183,6 +183,23 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A figure that a document gives, beside the estimate's.
+
+    Args:
+        what: what it is a sum of.
+        claimed_bytes: the document's figure.
+        estimated_bytes: this report's.
+        remark: where the difference comes from.
+    """
+
+    what: str
+    claimed_bytes: int
+    estimated_bytes: int
+    remark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryReport:
     """The answer of estimate, simulate and measure.
 
@@ -198,6 +215,7 @@ class MemoryReport:
         warnings: what the author should know.
         versions: library versions that the answer holds for.
         gpu: the card's profile name, or None.
+        comparisons: what documents say about this run, where its profile restates them.
     """
 
     how: str
@@ -211,6 +229,7 @@ class MemoryReport:
     warnings: tuple[Finding, ...]
     versions: Mapping[str, str]
     gpu: str | None = None
+    comparisons: tuple[Comparison, ...] = ()
 
     def phase(self, name: str) -> Phase:
         """The phase of that name."""

@@ -1,7 +1,7 @@
 """LoRA adapters: which modules they are aimed at, and what they take.
 
-Source: peft 0.21.2 tuners/tuners_utils.py check_target_module_exists (a module matches by its full name or by the ending
-after a dot) and _maybe_include_all_linear_layers (`all-linear`: every linear but the output head).
+Source: peft 0.21.2 tuners/tuners_utils.py check_target_module_exists (a module matches by its full name or by what
+follows a dot) and _maybe_include_all_linear_layers (`all-linear`: every linear but the output head).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEFAULT_TARGETS = {
     **dict.fromkeys(("gpt_neox", "falcon"), ("query_key_value",)),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
 }
-"""peft 0.21.2 utils/constants.py TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: what peft aims at when told nothing."""
+"""peft 0.21.2 utils/constants.py TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: its choice when told nothing."""
 
 
 def is_target(name: str, kind: ModuleKind, lora: Lora) -> bool:

@@ -23,8 +23,11 @@ class Estimate:
 
     @property
     def peak(self) -> Phase:
-        """The phase with the most device memory."""
-        return max(self.phases, key=lambda phase: phase.device_used_bytes)
+        """The phase that needs most by itself: segments that earlier phases left cached do not count."""
+        return max(
+            self.phases,
+            key=lambda phase: phase.device_used_bytes - phase.component_bytes(Component.FRAGMENTATION),
+        )
 
 
 def estimate(setting: Setting) -> Estimate:
@@ -56,15 +59,12 @@ def _load_phase(setting: Setting, static: Static, reserved: Reserved) -> Phase:
 
 def _phase(setting: Setting, static: Static, plan: PhasePlan, reserved: Reserved) -> Phase:
     entries = _resident_entries(static, plan)
-    resident = _amounts(entries)
-    base = sum(resident.values())
     highest: Amounts = {}
     for one in plan.passes:
         level = one.level({})
         if level.peak_bytes > sum(highest.values()):
             highest = level.peak
     entries += [_dynamic_entry(component, num_bytes, setting, plan) for component, num_bytes in highest.items()]
-    del base
     return _finished(plan.name, entries, setting, reserved, engine=plan.engine_awake)
 
 
@@ -171,13 +171,6 @@ def _dynamic_entry(component: str, num_bytes: int, setting: Setting, plan: Phase
         formula=formula,
         source=DYNAMIC_SOURCE,
     )
-
-
-def _amounts(entries: list[Entry]) -> Amounts:
-    amounts: Amounts = {}
-    for entry in entries:
-        amounts[entry.component.value] = amounts.get(entry.component.value, 0) + entry.num_bytes
-    return amounts
 
 
 def _finished(name: str, entries: list[Entry], setting: Setting, reserved: Reserved, *, engine: bool) -> Phase:

@@ -29,17 +29,18 @@ class Modules:
         load: how its weights are stored.
         training: what trains, or None for a model that only answers.
         stack: which modules bitsandbytes converts.
+        unfrozen: whether dense weights still ask for gradients though nothing trains them: autocast then keeps copies.
         gradients_exist: whether what trains has gradients already, to which new ones are added.
     """
 
     def __init__(
-        self, load: LoadSpec, training: Training | None, stack: Stack, *, gradients_exist: bool = False
+        self, load: LoadSpec, training: Training | None, stack: Stack, *, gradients_exist: bool = False, unfrozen: bool = False
     ) -> None:
         """See the class."""
         self.gradients_exist = gradients_exist
         self.load = load
         self.converted_kinds = converted_kinds(stack)
-        self.trains = training is not None and training.tuning is Tuning.FULL
+        self.trains = unfrozen or (training is not None and training.tuning is Tuning.FULL)
         self.lora: Lora | None = None if training is None else training.lora
         upcast = load.kbit_fp32_upcast and load.quantization.is_bitsandbytes
         self.dense_dtype = DType.FP32 if upcast else load.dtype

@@ -81,7 +81,7 @@ def _sft(setting: Setting) -> tuple[PhasePlan, ...]:
 
 
 def _dpo(setting: Setting) -> tuple[PhasePlan, ...]:
-    """TRL's DPOTrainer: chosen and rejected in one forward, full length; the reference runs while its graph is alive."""
+    """TRL's DPOTrainer: chosen and rejected in one forward; the reference runs while its graph is alive."""
     sizes = setting.run.sizes
     rows, tokens = 2 * sizes.per_device_batch_size, sizes.sequence_length
     code = code_of(setting.stack, rlt=False)
@@ -171,9 +171,21 @@ def new_batch(setting: Setting, rows: int, tokens: int, *, caches: bool = False,
 def forward(setting: Setting, role: Role, batch: Batch, head: Head) -> Traced:
     """A forward of one role without gradients."""
     training = setting.run.training if role is setting.run.trained else None
-    modules = Modules(role.load, training, setting.stack)
+    modules = Modules(role.load, training, setting.stack, unfrozen=_is_unfrozen(setting, role))
     model = setting.models[role.name]
     return trace_forward(model, modules, batch, head(setting, role, modules), autocast=setting.autocast(role))
+
+
+def _is_unfrozen(setting: Setting, role: Role) -> bool:
+    """TRL's reference and RLT's student are loaded and never frozen; RLT's reference is (research §3.2, AMP rule)."""
+    frozen = "reference" if setting.run.method is Method.RLT else None
+    trains = setting.run.training is not None
+    return (
+        trains
+        and role is not setting.run.trained
+        and role.name != frozen
+        and not role.load.quantization.is_bitsandbytes
+    )
 
 
 def generation(setting: Setting, role: Role, rows: int) -> tuple[Traced, Traced]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vramplan.allocator import AllocatorConfig
-from vramplan.core.run import Role
+from vramplan.core.run import Method, Role
 from vramplan.formula.phases import PhasePlan
 from vramplan.formula.setting import Setting
 from vramplan.formula.static import Static
@@ -20,8 +20,8 @@ class Reserved:
 
     Args:
         load_temporary_bytes: the largest matrix while it is quantised on the device, 0 without quantisation.
-        reserved: for each phase what the allocator held when it ended (the last time it ran).
-        allocated: the most that tensors held by then.
+        reserved: for each phase the most that the allocator held in it.
+        allocated: for each phase the most that tensors held in the same replay.
     """
 
     load_temporary_bytes: int
@@ -29,15 +29,15 @@ class Reserved:
     allocated: dict[str, int] = field(default_factory=dict)
 
     def fragmentation_bytes(self, phase: str, allocated_bytes: int) -> int:
-        """Segment bytes that no tensor of the phase uses at its peak.
-
-        Segments cached by an earlier, higher phase serve this one, so they are not counted against it again.
-        """
+        """Segment bytes that no tensor of the phase uses at its peak, cached ones of earlier phases among them."""
         return max(0, self.reserved[phase] - max(self.allocated[phase], allocated_bytes))
 
 
 CYCLES = 2
 """Optimizer states appear in the first step: the second cycle is the first that shows the run's full need."""
+
+STEADY = frozenset({"train", "optimizer"})
+"""Phases that are read in the last cycle; the others before training has cached what they would be shown to hold."""
 
 
 def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> Reserved:
@@ -51,25 +51,24 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
     timeline = Timeline(AllocatorConfig())
     result = Reserved(load_temporary_bytes=_largest_temporary(setting))
     for role in setting.run.roles:
-        _load(timeline, setting, static, role)
+        _load(timeline, setting, role)
     if static.trains_adapters:
         timeline.allocate(_layer_by_layer(static.trainable_sizes))
     _note(timeline, result, "load")
     (workspace, threads), *_ = static.workspace_sizes
     timeline.allocate(((workspace, 1),))
-    states: Blocks = []
-    for cycle in range(CYCLES if setting.run.training is not None else 1):
+    if setting.run.training is None:
+        _run_cycle(timeline, setting, static, plans, result)
+        return result
+    for cycle in range(CYCLES):
         gradients = _run_cycle(timeline, setting, static, plans, result)
-        if setting.run.training is None:
-            break
+        timeline.begin_phase()
         if not cycle:
             timeline.allocate(((workspace, threads - 1),))
-            states = timeline.allocate(static.state_sizes)
-        temporaries = timeline.allocate(static.step_sizes)
-        timeline.free(temporaries)
+            timeline.allocate(static.state_sizes)
+        timeline.free(timeline.allocate(static.step_sizes))
         _note(timeline, result, "optimizer")
         timeline.free(gradients)
-    del states
     return result
 
 
@@ -78,24 +77,27 @@ def _run_cycle(
 ) -> Blocks:
     gradients: Blocks = []
     for plan in plans:
-        visitors: Blocks = []
-        if plan.role.offloaded:
-            visitors = timeline.allocate(static.weight_sizes(plan.role))
+        timeline.begin_phase()
+        visitors = timeline.allocate(static.weight_sizes(plan.role)) if plan.role.offloaded else []
         if plan.gradients_alive and not gradients:
-            gradients = timeline.allocate(static.trainable_sizes)
+            gradients = timeline.allocate(static.gradient_sizes)
         for one in plan.passes:
             gradients += timeline.play(one.unrolled())
         timeline.free(visitors)
         _note(timeline, result, plan.name)
+        if setting.run.method is Method.RLT:
+            # RLT trainers/grpo.py and teacher_rewards.py empty the cache after generating, scoring and each forward.
+            timeline.allocator.empty_cache()
     return gradients
 
 
 def _note(timeline: Timeline, result: Reserved, phase: str) -> None:
-    result.reserved[phase] = timeline.reserved_bytes
-    result.allocated[phase] = timeline.allocator.peak_allocated_bytes
+    if phase in STEADY or phase not in result.reserved:
+        result.reserved[phase] = timeline.allocator.peak_reserved_bytes
+        result.allocated[phase] = timeline.allocator.peak_allocated_bytes
 
 
-def _load(timeline: Timeline, setting: Setting, static: Static, role: Role) -> None:
+def _load(timeline: Timeline, setting: Setting, role: Role) -> None:
     """Weights in the order of a checkpoint; a quantised one reaches the device in 16 bits first."""
     if role.offloaded:
         return

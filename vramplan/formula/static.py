@@ -10,6 +10,7 @@ from vramplan.core.run import Role
 from vramplan.formula.blocks import allocated
 from vramplan.formula.optimizer import state_sizes, step_temporary_bytes
 from vramplan.formula.setting import Setting
+from vramplan.formula.sharding import GATHERED_LAYERS, MASTER_AND_MOMENTS_BYTES, division, share
 from vramplan.formula.weights import StoredWeight
 
 Sizes = tuple[tuple[int, int], ...]
@@ -31,6 +32,7 @@ class Static:
     def __init__(self, setting: Setting) -> None:
         """See the class."""
         self.setting = setting
+        self.division = division(setting.run.sharding)
 
     def weight_sizes(self, role: Role) -> Sizes:
         """A role's weights and the buffers beside them."""
@@ -40,7 +42,20 @@ class Static:
         buffers = self.setting.models[role.name].buffer_bytes
         if buffers and not role.shares:
             sizes.append((buffers, 1))
-        return tuple(sizes)
+        return share(tuple(sizes), self.division.weights)
+
+    def gathered_bytes(self, role: Role) -> int:
+        """Whole layers that a sharded model gathers to run."""
+        if self.division.weights == 1:
+            return 0
+        layers: dict[bool, int] = {}
+        for stored in self.setting.stored[role.shares or role.name]:
+            per_layer = stored.weight.per_layer
+            total = (
+                stored.num_bytes if not per_layer else stored.num_bytes // len(self.setting.models[role.name].layers)
+            )
+            layers[per_layer] = layers.get(per_layer, 0) + total
+        return GATHERED_LAYERS * max(layers.values(), default=0)
 
     def weights_bytes(self, role: Role) -> int:
         """A role's weights in the allocator."""
@@ -69,13 +84,25 @@ class Static:
     @cached_property
     def gradients_bytes(self) -> int:
         """Gradients of everything that trains."""
-        return allocated_total(self.trainable_sizes)
+        return self.division.gradient_copies * allocated_total(self.gradient_sizes)
+
+    @cached_property
+    def gradient_sizes(self) -> Sizes:
+        """Gradients, tensor by tensor."""
+        return share(self.trainable_sizes, self.division.gradients)
 
     @cached_property
     def state_sizes(self) -> Sizes:
         """Optimizer states in the allocator."""
         optimizer = self.setting.optimizer
-        return () if optimizer is None else state_sizes(optimizer, self.setting.trainables)
+        if optimizer is None:
+            return ()
+        if self.division.deepspeed:
+            return tuple(
+                (-(-parameter.numel * MASTER_AND_MOMENTS_BYTES // self.division.states), parameter.count)
+                for parameter in self.setting.trainables
+            )
+        return share(state_sizes(optimizer, self.setting.trainables), self.division.states)
 
     @cached_property
     def states_bytes(self) -> int:
@@ -86,14 +113,16 @@ class Static:
     def step_bytes(self) -> int:
         """What the optimizer step holds for a moment."""
         optimizer = self.setting.optimizer
-        return 0 if optimizer is None else step_temporary_bytes(optimizer, self.setting.trainables)
+        if optimizer is None or self.division.deepspeed:
+            return 0
+        return step_temporary_bytes(optimizer, self.setting.trainables) // self.division.states
 
     @cached_property
     def step_sizes(self) -> Sizes:
         """The same, tensor by tensor."""
         optimizer = self.setting.optimizer
-        if optimizer is not None and optimizer.foreach:
-            return self.trainable_sizes
+        if optimizer is not None and optimizer.foreach and not self.division.deepspeed:
+            return self.gradient_sizes
         return ((self.step_bytes, 1),) if self.step_bytes else ()
 
     @cached_property
@@ -111,18 +140,42 @@ class Static:
         entries = []
         for role in self.setting.run.roles:
             if active is None or self.is_resident(role, active):
-                stored = self.setting.stored[role.name]
-                entries.append(
-                    Entry(
-                        component=Component.WEIGHTS,
-                        label=role.name,
-                        num_bytes=self.weights_bytes(role),
-                        basis=Basis.EXACT,
-                        formula=weights_formula(stored, role),
-                        source="shapes of transformers' modules; bitsandbytes functional.py and nn/modules.py",
-                    )
+                entries += self._role_entries(role)
+        if active is not None and self.gathered_bytes(active):
+            entries.append(
+                Entry(
+                    component=Component.WEIGHTS,
+                    label=f"{active.name}: gathered layers",
+                    num_bytes=self.gathered_bytes(active),
+                    basis=Basis.MODELLED,
+                    formula=f"{GATHERED_LAYERS} whole layers, or the embeddings",
+                    source="torch FSDP and DeepSpeed ZeRO-3 gather the layer that runs and the next",
                 )
+            )
         return entries
+
+    def _role_entries(self, role: Role) -> list[Entry]:
+        sizes = self.weight_sizes(role)
+        exact = sum(num_bytes * count for num_bytes, count in sizes)
+        per_gpu = f", over {self.division.weights} GPUs" if self.division.weights > 1 else ""
+        return [
+            Entry(
+                component=Component.WEIGHTS,
+                label=role.name,
+                num_bytes=exact,
+                basis=Basis.EXACT,
+                formula=weights_formula(self.setting.stored[role.name], role) + per_gpu,
+                source="shapes of transformers' modules; bitsandbytes functional.py and nn/modules.py",
+            ),
+            Entry(
+                component=Component.WEIGHTS,
+                label=f"{role.name}: padding",
+                num_bytes=self.weights_bytes(role) - exact,
+                basis=Basis.MODELLED,
+                formula="each tensor to 512 B, and to 2 MiB where less than 1 MiB of its segment is left",
+                source="c10/cuda/CUDACachingAllocator.cpp round_size, should_split",
+            ),
+        ]
 
 
 def weights_formula(stored: tuple[StoredWeight, ...], role: Role) -> str:

@@ -52,12 +52,8 @@ class Timeline:
                 blocks[~event] = None
         return [block for block in blocks if block is not None]
 
-    @property
-    def reserved_bytes(self) -> int:
-        """What the allocator holds now."""
-        return self.allocator.reserved_bytes
-
-    @property
-    def allocated_bytes(self) -> int:
-        """What it has handed out now."""
-        return self.allocator.allocated_bytes
+    def begin_phase(self) -> None:
+        """Start counting peaks anew, as torch.cuda.reset_peak_memory_stats does."""
+        allocator = self.allocator
+        allocator.peak_reserved_bytes = allocator.reserved_bytes
+        allocator.peak_allocated_bytes = allocator.allocated_bytes

@@ -29,6 +29,15 @@ def report_to_dict(report: MemoryReport) -> dict[str, Any]:
             for item in report.warnings
         ],
         "versions": dict(report.versions),
+        "comparisons": [
+            {
+                "what": item.what,
+                "claimed_bytes": item.claimed_bytes,
+                "estimated_bytes": item.estimated_bytes,
+                "remark": item.remark,
+            }
+            for item in report.comparisons
+        ],
     }
 
 

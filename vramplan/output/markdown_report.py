@@ -33,6 +33,11 @@ def render_markdown(report: MemoryReport, *, units: str = "GB") -> str:
     verdict = verdict_sentence(report, units)
     if verdict is not None:
         blocks.append(f"**{verdict}**")
+    if report.comparisons:
+        blocks += [
+            f"**What documents say of this run** ({UNIT_WORDS[units]})",
+            _table(("sum", "claimed", "estimated", "remark"), _comparisons(report, units)),
+        ]
     blocks.append(_bullets(settings_notes(report)))
     if report.assumptions:
         blocks += ["Assumed:", _bullets(report.assumptions)]
@@ -66,8 +71,14 @@ def _phases(report: MemoryReport, units: str) -> Iterable[Sequence[str]]:
         yield name, *(format_bytes(num_bytes, units) for num_bytes in sizes), parts
 
 
+def _comparisons(report: MemoryReport, units: str) -> Iterable[Sequence[str]]:
+    for item in report.comparisons:
+        sizes = (format_bytes(num_bytes, units) for num_bytes in (item.claimed_bytes, item.estimated_bytes))
+        yield item.what, *sizes, item.remark
+
+
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    rule = ["---" if head in ("role", "model", "phase", "parts") else "---:" for head in heads]
+    rule = ["---" if head in ("role", "model", "phase", "parts", "sum", "remark") else "---:" for head in heads]
     return "\n".join("| " + " | ".join(_cell(text) for text in row) + " |" for row in (heads, rule, *rows))
 
 

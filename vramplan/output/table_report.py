@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vramplan.core.report import MemoryReport, ModelReport, Verdict
+from vramplan.core.report import MemoryReport, ModelReport, Phase, Verdict
 from vramplan.output.explain import wrapped
 from vramplan.output.json_report import PRECISIONS
 from vramplan.output.notes import settings_notes
@@ -24,6 +24,9 @@ from vramplan.units import format_bytes
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
+
+_NO_BREAK = "\ue000"
+"""Holds a part and its size on one line while rich wraps: rich breaks at U+00A0, and this becomes a blank after it."""
 
 _VERDICT_STYLES = {Verdict.FITS: "bold green", Verdict.UNCERTAIN: "bold yellow", Verdict.DOES_NOT_FIT: "bold red"}
 
@@ -82,17 +85,23 @@ def render_tables(
     head(f"Peak per phase, in {UNIT_WORDS[units]}; > the highest")
     console.print(_phases_table(report, units, only_ascii=only_ascii))
     console.print()
+    console.print(_parts_table(report, units, only_ascii=only_ascii))
+    console.print()
     say([peak_sentence(report, units)])
     verdict = verdict_sentence(report, units)
     if verdict is not None and report.budget is not None:
         say([verdict], _VERDICT_STYLES[report.budget.verdict])
+    if report.comparisons:
+        head(f"What documents say of this run, in {UNIT_WORDS[units]}")
+        console.print(_comparisons_table(report, units, only_ascii=only_ascii))
     head("What the settings do")
     say([f"- {sentence}" for sentence in settings_notes(report)])
     for name, sentences in (("Notes on this run", notes), ("Assumed", report.assumptions)):
         if sentences:
             head(name)
             say([f"- {sentence}" for sentence in sentences])
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    lines = text.getvalue().replace(_NO_BREAK, " ").splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _models_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Table:
@@ -120,28 +129,49 @@ def _models_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Tabl
 
 
 def _phases_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Table:
-    # Bytes are too wide for a fourth column of sizes; the verdict says what is left.
-    budget = report.budget if units != "bytes" else None
+    # In bytes a fourth column of sizes would leave no room for names; the verdict says what is left.
+    budget = None if units == "bytes" else report.budget
     table = _table(only_ascii=only_ascii)
-    table.add_column("phase", no_wrap=True)
+    _label_column(table, "phase")
     for name in ("allocated", "reserved", "device"):
         _size_column(table, name)
     if budget is not None:
         _size_column(table, f"left of\n{format_bytes(budget.bytes, units)}")
-    _label_column(table, "parts")
     for phase in report.phases:
-        is_peak = phase.name == report.peak.phase
-        cells = [
-            format_bytes(size, units) for size in (phase.allocated_bytes, phase.reserved_bytes, phase.device_used_bytes)
-        ]
+        sizes = [phase.allocated_bytes, phase.reserved_bytes, phase.device_used_bytes]
         if budget is not None:
-            cells.append(format_bytes(budget.bytes - phase.device_used_bytes, units))
-        # A no-break space holds a part and its size together.
-        parts = ", ".join(
-            f"{part} {size}".replace(" ", "\N{NO-BREAK SPACE}") for part, size in phase_parts(phase, units)
-        )
-        name = f"{'>' if is_peak else ' '} {phase.name}"
-        table.add_row(_plain(name), *cells, _plain(parts), style="bold" if is_peak else None)
+            sizes.append(budget.bytes - phase.device_used_bytes)
+        cells = [format_bytes(size, units) for size in sizes]
+        table.add_row(_phase_name(report, phase), *cells, style=_phase_style(report, phase))
+    return table
+
+
+def _parts_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Table:
+    table = _table(only_ascii=only_ascii)
+    _label_column(table, "phase")
+    _label_column(table, "what it holds, the largest first")
+    for phase in report.phases:
+        parts = " ".join(f"{part} {size},".replace(" ", _NO_BREAK) for part, size in phase_parts(phase, units))
+        table.add_row(_phase_name(report, phase), _plain(parts.rstrip(",")), style=_phase_style(report, phase))
+    return table
+
+
+def _phase_name(report: MemoryReport, phase: Phase) -> Text:
+    return _plain(f"{'>' if phase.name == report.peak.phase else ' '} {phase.name}")
+
+
+def _phase_style(report: MemoryReport, phase: Phase) -> str | None:
+    return "bold" if phase.name == report.peak.phase else None
+
+
+def _comparisons_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Table:
+    table = _table(only_ascii=only_ascii)
+    _label_column(table, "sum, and what it leaves out")
+    for name in ("claimed", "estimated"):
+        _size_column(table, name)
+    for item in report.comparisons:
+        sizes = (format_bytes(num_bytes, units) for num_bytes in (item.claimed_bytes, item.estimated_bytes))
+        table.add_row(_plain(f"{item.what}\n{item.remark}"), *sizes)
     return table
 
 
@@ -157,7 +187,7 @@ def _table(*, only_ascii: bool) -> Table:
 
 
 def _label_column(table: Table, name: str) -> None:
-    table.add_column(name, overflow="fold", ratio=None)
+    table.add_column(name, overflow="fold")
 
 
 def _size_column(table: Table, name: str) -> None:

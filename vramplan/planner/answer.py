@@ -17,6 +17,7 @@ from vramplan.formula.band import band_of
 from vramplan.formula.estimate import Estimate, estimate
 from vramplan.formula.setting import Setting
 from vramplan.formula.weights import store_model
+from vramplan.planner.claims import compare_claims
 from vramplan.planner.inputs import resolved_inputs
 from vramplan.planner.resolve import resolve, role_models
 from vramplan.planner.rules import find_findings
@@ -49,7 +50,7 @@ def answer(flat: FlatRun, *, profile_dirs: ProfileDirs, run_id: str | None = Non
     result = estimate(setting)
     gpu, run = setting.gpu, setting.run
     peak = _peak(result, setting)
-    return MemoryReport(
+    report = MemoryReport(
         how="estimate",
         id=run_id,
         inputs=resolved_inputs(flat, setting),
@@ -62,6 +63,7 @@ def answer(flat: FlatRun, *, profile_dirs: ProfileDirs, run_id: str | None = Non
         versions=dict(setting.stack.versions),
         gpu=gpu.name,
     )
+    return replace(report, comparisons=compare_claims(flat.run, report, profile_dirs))
 
 
 def prepare(flat: FlatRun, profile_dirs: ProfileDirs) -> tuple[Setting, list[str], list[str]]:
@@ -143,17 +145,19 @@ def _model_report(setting: Setting, role: Role) -> ModelReport:
 
 
 def _peak(result: Estimate, setting: Setting) -> Peak:
+    """The deciding phase, and the highest each quantity gets in the run, as torch's and the driver's peaks are."""
     phase = result.peak
-    low, high = band_of(setting, phase)
     component = max(
         {entry.component for entry in phase.entries}, key=lambda one: (phase.component_bytes(one), one.value)
     )
+    device_used = max(one.device_used_bytes for one in result.phases)
+    low, high = band_of(setting, device_used)
     return Peak(
         phase=phase.name,
         component=component,
-        allocated_bytes=phase.allocated_bytes,
-        reserved_bytes=phase.reserved_bytes,
-        device_used_bytes=phase.device_used_bytes,
+        allocated_bytes=max(one.allocated_bytes for one in result.phases),
+        reserved_bytes=max(one.reserved_bytes for one in result.phases),
+        device_used_bytes=device_used,
         low_bytes=low,
         high_bytes=high,
     )

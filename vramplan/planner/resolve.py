@@ -1,4 +1,4 @@
-"""From flat settings to a complete Run: every default is the one that the method's own trainer has in these versions."""
+"""From flat settings to a complete Run: every default is the one that the trainer has in these versions."""
 
 from __future__ import annotations
 

@@ -1,13 +1,342 @@
-"""What a run's author should know: rules with an id, a sentence, a hint and a source."""
+"""What a run's author should know: rules with an id, a sentence, a hint and a source.
+
+VP001, VP002 and VP003 are refusals: `vramplan.planner.resolve` and `vramplan.planner.sizes` raise them.
+"""
 
 from __future__ import annotations
 
-from vramplan.core.report import Finding
+from collections.abc import Callable, Iterator
+
+from vramplan.core.model import ModuleKind
+from vramplan.core.report import Component, Finding
+from vramplan.core.run import AttentionImplementation, Method, Quantization, RolloutBackend, Tuning
+from vramplan.dtypes import DType
 from vramplan.formula.estimate import Estimate
+from vramplan.formula.logprobs import LogProbCode, code_of
+from vramplan.formula.optimizer import paged_bytes
 from vramplan.formula.setting import Setting
+from vramplan.planner.resolve import rollout_rows
 from vramplan.runfiles.flat import FlatRun
+from vramplan.units import GB
+
+Rule = Callable[[FlatRun, Setting, Estimate], Iterator[Finding]]
 
 
 def find_findings(flat: FlatRun, setting: Setting, result: Estimate) -> tuple[Finding, ...]:
     """Every rule that has something to say about this run."""
-    return ()
+    return tuple(finding for rule in RULES for finding in rule(flat, setting, result))
+
+
+def gigabytes(num_bytes: int) -> str:
+    """Bytes for a sentence."""
+    return f"{num_bytes / GB:.2f} GB"
+
+
+def rollout_divisibility(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP004, VP005."""
+    sizes, run = setting.run.sizes, setting.run
+    if not run.method.rolls_out:
+        return
+    if sizes.num_generations < 2:
+        yield Finding(
+            rule="VP004",
+            message=f"{sizes.num_generations} completion a prompt has no group to compare with: the trainer refuses it",
+            hint="use at least --generations 2",
+            source="TRL grpo_config.py: num_generations must be at least 2; RLT trainers/grpo.py 375-382",
+        )
+    total = sizes.batch_size
+    if total is not None and total % sizes.num_generations:
+        yield Finding(
+            rule="VP005",
+            message=f"{total} completions an update are no multiple of {sizes.num_generations} a prompt",
+            hint=f"use a --batch-size that {rollout_rows(sizes.per_device_batch_size, sizes.num_generations)} divides",
+            source="TRL grpo_trainer.py: generation_batch_size must be divisible by num_generations",
+        )
+
+
+def engine_length(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP006."""
+    needed = setting.run.sizes.sequence_length
+    if flat.vllm_max_model_length is not None and flat.vllm_max_model_length < needed:
+        yield Finding(
+            rule="VP006",
+            message=f"vllm_max_model_length {flat.vllm_max_model_length} is less than prompt and completion, {needed}",
+            hint=f"it counts both: use {needed}",
+            source="vLLM max_model_len is prompt plus output; research/training-memory.md §1.1",
+        )
+
+
+def engine_with_eight_bit(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP007."""
+    run = setting.run
+    colocated = run.rollout is not None and run.rollout.backend is RolloutBackend.VLLM_COLOCATE
+    if colocated and run.trained.load.quantization is Quantization.INT8:
+        yield Finding(
+            rule="VP007",
+            message="vLLM does not support in-flight 8-bit quantisation: TRL stops with a ValueError",
+            hint="use 4-bit, or --rollout hf, or --rollout vllm-server",
+            source="TRL generation/vllm_generation.py, lines 341-348",
+        )
+
+
+def half_precision(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP008, VP009."""
+    training, role = setting.run.training, setting.run.trained
+    if training is not None and training.mixed_precision is DType.BF16 and role.load.dtype is DType.FP16:
+        yield Finding(
+            rule="VP008",
+            message="fp16 weights under bf16 autocast: every product casts them, and nothing is saved",
+            hint="load in bf16, or use --mixed-precision fp16",
+            source="torch autocast_mode.cpp cached_cast; accelerate refuses fp16 with bf16=True",
+        )
+    uses_bf16 = role.load.dtype is DType.BF16 or (training is not None and training.mixed_precision is DType.BF16)
+    if uses_bf16 and setting.gpu.compute_capability < (8, 0):
+        yield Finding(
+            rule="VP009",
+            message=f"{setting.gpu.label} has no bf16 units: transformers refuses bf16=True there",
+            hint="use --dtype fp16 and --mixed-precision fp16",
+            source="transformers training_args.py: bf16 needs compute capability 8.0",
+        )
+
+
+def fp32_weights(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP010."""
+    training, role = setting.run.training, setting.run.trained
+    if training is None or training.mixed_precision is None or role.load.dtype is not DType.FP32:
+        return
+    parameters = setting.models[role.name].num_parameters
+    meant = " (the default of these versions)" if flat.dtype is None else ""
+    yield Finding(
+        rule="VP010",
+        message=f"fp32 weights under {training.mixed_precision.label} autocast{meant}: "
+        f"{gigabytes(4 * parameters)} of weights, and a 16-bit copy of {gigabytes(2 * parameters)} in every forward",
+        hint="load with --dtype bf16 if 16-bit weights were meant",
+        source="torch autocast_mode.cpp: fp32 leaves that need gradients are cast once and kept",
+    )
+
+
+def reference_at_zero_beta(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP011."""
+    if setting.run.beta == 0 and setting.run.role("reference") is not None:
+        yield Finding(
+            rule="VP011",
+            message="beta is 0, and these versions load and run the reference all the same",
+            hint="RLT always does; TRL skips it from 0.16.0 on",
+            source="RLT trainers/grpo.py 218-226, 845-855; TRL pull request 2806",
+        )
+
+
+def second_step(_flat: FlatRun, setting: Setting, result: Estimate) -> Iterator[Finding]:
+    """VP012."""
+    states = max(
+        (sum(entry.num_bytes for entry in phase.entries if entry.label == "states") for phase in result.phases),
+        default=0,
+    )
+    peak = result.peak.device_used_bytes
+    if states * 20 > peak and setting.run.training is not None:
+        yield Finding(
+            rule="VP012",
+            message=f"{gigabytes(states)} of optimizer states appear in the first step: the peak comes in step 2",
+            hint="a first step that fits proves nothing; an 8-bit optimizer or LoRA makes them small",
+            source="torch optim/optimizer.py: states are made lazily; TRL issue 2972",
+        )
+
+
+def unconverted_experts(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP013, VP014."""
+    for role in setting.run.roles:
+        if not role.load.quantization.is_bitsandbytes or role.shares:
+            continue
+        stored = setting.stored[role.name]
+        experts = sum(
+            one.weight.total_elements for one in stored if one.weight.kind is ModuleKind.EXPERTS and not one.state_bytes
+        )
+        subclasses = sum(
+            one.weight.total_elements
+            for one in stored
+            if one.weight.kind is ModuleKind.LINEAR_SUBCLASS and one.weight.name == "weight" and not one.state_bytes
+        )
+        if experts:
+            yield Finding(
+                rule="VP013",
+                message=f"{role.name}: {experts:,} parameters of fused experts stay in {role.load.dtype.label}: "
+                "bitsandbytes converts nn.Linear only",
+                hint="transformers 4.57 keeps experts apart and converts them; --stack transformers=4.57.6 shows it",
+                source="transformers 5 keeps experts in 3-D parameters (models/*/modeling_*.py); "
+                "integrations/bitsandbytes.py replaces linear layers",
+            )
+        if subclasses:
+            yield Finding(
+                rule="VP014",
+                message=f"{role.name}: {subclasses:,} parameters of a subclass of nn.Linear stay in "
+                f"{role.load.dtype.label}",
+                hint="transformers up to 5.4.0 converts them",
+                source="transformers 5.5.0 integrations/bitsandbytes.py: type(module) is nn.Linear",
+            )
+
+
+def kept_inputs(_flat: FlatRun, setting: Setting, result: Estimate) -> Iterator[Finding]:
+    """VP015."""
+    training, role = setting.run.training, setting.run.trained
+    if training is None or role.load.quantization is not Quantization.INT8 or not training.gradient_checkpointing:
+        return
+    kept = result.phases[-2].component_bytes(Component.ACTIVATIONS)
+    yield Finding(
+        rule="VP015",
+        message=f"LLM.int8 keeps the input of every linear layer through checkpointing: most of {gigabytes(kept)} "
+        "of activations",
+        hint="4-bit does not keep them; reentrant checkpointing (use_reentrant=True) drops them too",
+        source="bitsandbytes 0.50.2 autograd/_functions.py MatMul8bitLt: ctx.tensors is no saved tensor",
+    )
+
+
+def kbit_upcast(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP016."""
+    for role in setting.run.roles:
+        if role.load.kbit_fp32_upcast and role.load.dtype.is_half:
+            dense = sum(one.weight.total_elements for one in setting.stored[role.name] if not one.state_bytes)
+            yield Finding(
+                rule="VP016",
+                message=f"{role.name}: prepare_model_for_kbit_training makes {dense:,} parameters fp32, "
+                f"{gigabytes(2 * dense)} more, and the residual stream with them",
+                hint="TRL does not call it; skip it where the embeddings are large",
+                source="peft utils/other.py prepare_model_for_kbit_training",
+            )
+
+
+def paged_states(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP017."""
+    if setting.optimizer is None:
+        return
+    outside = paged_bytes(setting.optimizer, setting.trainables)
+    if outside:
+        yield Finding(
+            rule="VP017",
+            message=f"{gigabytes(outside)} of paged states are managed memory: not in these totals, and can spill",
+            hint="nvidia-smi shows what of it is on the card at the moment",
+            source="bitsandbytes optim/optimizer.py get_state_buffer",
+        )
+
+
+def generation_rows(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP018."""
+    run, training = setting.run, setting.run.training
+    if run.method is not Method.GRPO or run.rollout is None or training is None:
+        return
+    steps = training.gradient_accumulation_steps
+    if run.rollout.backend is RolloutBackend.HF and setting.stack.generates_whole_batch and steps > 1:
+        yield Finding(
+            rule="VP018",
+            message=f"accumulation multiplies the rollout: {run.sizes.rollout_rows} rows are generated at once",
+            hint="accumulation does not lower this peak; vLLM does, or fewer steps",
+            source="TRL pull request 3283 (from 0.17): one generation for the whole accumulation cycle; issue 4511",
+        )
+
+
+def full_logits(_flat: FlatRun, setting: Setting, result: Estimate) -> Iterator[Finding]:
+    """VP019."""
+    if setting.run.method not in (Method.GRPO, Method.DPO) or code_of(setting.stack, rlt=False) is LogProbCode.FUSED:
+        return
+    logits = max(phase.component_bytes(Component.LOGITS) for phase in result.phases)
+    yield Finding(
+        rule="VP019",
+        message=f"trl {setting.stack.versions['trl']} makes full logits: {gigabytes(logits)} at their highest",
+        hint="trl 1.15.0 and later computes log-probabilities in tiles and never makes them",
+        source="TRL pull requests 7077 and 7243; kernels/chunked_logprob.py",
+    )
+
+
+def long_context(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP020."""
+    length = setting.run.sizes.sequence_length
+    for role in setting.run.roles:
+        limit = setting.models[role.name].max_position_embeddings
+        if length > limit:
+            yield Finding(
+                rule="VP020",
+                message=f"{role.name}: rows of {length} tokens are longer than the model's {limit}",
+                hint="shorten prompt and completion, or use a model with a longer context",
+                source="max_position_embeddings of its config.json",
+            )
+
+
+def attention_code(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP021, VP022."""
+    run = setting.run
+    if run.attn_implementation is AttentionImplementation.FLASH_ATTENTION_2 and setting.gpu.compute_capability < (8, 0):
+        yield Finding(
+            rule="VP021",
+            message=f"flash-attn does not run on {setting.gpu.label}",
+            hint="use --attn-implementation sdpa",
+            source="flash-attn 2 needs compute capability 8.0",
+        )
+    for role in run.roles:
+        attention = setting.models[role.name].layers[0].attention
+        if attention.softcap and run.attn_implementation is AttentionImplementation.SDPA:
+            yield Finding(
+                rule="VP022",
+                message=f"{role.name} caps attention scores, which sdpa cannot: transformers refuses or ignores it",
+                hint="use --attn-implementation eager for training, as transformers advises",
+                source="transformers integrations/sdpa_attention.py: softcap raises",
+            )
+
+
+def named_reference(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP023."""
+    training, reference = setting.run.training, setting.run.role("reference")
+    if training is None or training.tuning is not Tuning.LORA or reference is None or reference.shares:
+        return
+    if reference.model == setting.run.trained.model and setting.run.method is Method.RLT and flat.reference is not None:
+        own = sum(one.num_bytes for one in setting.stored["reference"])
+        yield Finding(
+            rule="VP023",
+            message=f"the reference is the teacher without its adapters: {gigabytes(own)} of weights are loaded twice",
+            hint="a peft policy can switch its adapters off instead, as TRL does",
+            source="RLT trainers/grpo.py 224-226, 852-855; TRL grpo_trainer.py ref_adapter",
+        )
+
+
+def several_gpus(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP024."""
+    if setting.run.sharding.num_gpus > 1:
+        yield Finding(
+            rule="VP024",
+            message="sharded runs are modelled by what each strategy divides; communication buffers are left out",
+            hint="take the figures of one GPU for exact ones, and leave 1 to 2 GB for NCCL",
+            source="research/estimators.md §5.2: NCCL takes 1 to 2 GB",
+        )
+
+
+def left_out_parts(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP025."""
+    for role in setting.run.roles:
+        parts = setting.models[role.name].left_out
+        if parts:
+            yield Finding(
+                rule="VP025",
+                message=f"{role.name}: {', '.join(parts)} of the config is not counted, only the language model is",
+                hint="add the weights of the other towers by hand",
+                source="its config.json",
+            )
+
+
+RULES: tuple[Rule, ...] = (
+    rollout_divisibility,
+    engine_length,
+    engine_with_eight_bit,
+    half_precision,
+    fp32_weights,
+    reference_at_zero_beta,
+    second_step,
+    unconverted_experts,
+    kept_inputs,
+    kbit_upcast,
+    paged_states,
+    generation_rows,
+    full_logits,
+    long_context,
+    attention_code,
+    named_reference,
+    several_gpus,
+    left_out_parts,
+)

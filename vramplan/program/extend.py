@@ -20,6 +20,7 @@ class NotRepeating(Exception):  # noqa: N818  # not an error: the caller traces 
 
 @dataclass(frozen=True, slots=True)
 class _Event:
+    index: int
     unit: int
     size: int  # of an allocation; 0 for a free
     key: _Key
@@ -33,9 +34,11 @@ class Extended:
         events: as in FakeTrace.
         index_of: where each event of the short trace that was kept begins in `events`, for marks.
         origin: per new serial the serial of the short trace that it is a copy of.
+        source: per new event the event of the short trace that it is a copy of.
     """
 
     events: list[int]
+    source: list[int]
     index_of: list[int]
     origin: list[int]
 
@@ -66,9 +69,9 @@ def _parse(events: Sequence[int], units: Sequence[int]) -> tuple[list[_Event], d
             counts[unit] = key[1] + 1
             serials[key] = len(keys)
             keys.append(key)
-            parsed.append(_Event(unit, event, key))
+            parsed.append(_Event(len(parsed), unit, event, key))
         else:
-            parsed.append(_Event(unit, 0, keys[-event - 1]))
+            parsed.append(_Event(len(parsed), unit, 0, keys[-event - 1]))
     if counts.get(_LEFT) != counts.get(_RIGHT):
         raise NotRepeating
     return parsed, serials
@@ -81,6 +84,7 @@ class _Extension:
         self._num_units = num_units
         self._new_serials: dict[_Key, int] = {}
         self._events: list[int] = []
+        self._source: list[int] = []
         self._index_of = [0] * len(parsed)
         self._origin: list[int] = []
 
@@ -93,7 +97,9 @@ class _Extension:
                 position = self._repeat_runs(group)
             else:
                 position = self._repeat_singly(position)
-        return Extended(events=self._events, index_of=self._index_of, origin=self._origin)
+        return Extended(
+            events=self._events, source=self._source, index_of=self._index_of, origin=self._origin
+        )
 
     def _run_end(self, start: int) -> int:
         end = start
@@ -178,8 +184,10 @@ class _Extension:
     def _copy(self, start: int, end: int) -> None:
         for index in range(start, end):
             event = self._parsed[index]
+            if abs(event.unit - event.key[0]) > 1 and event.key[0] in (_LEFT, _RIGHT):
+                raise NotRepeating  # one event cannot free what every middle unit has
             self._index_of[index] = len(self._events)
-            self._emit(event.size, self._final_key(event.key), event.key)
+            self._emit(event, self._final_key(event.key))
 
     def _final_key(self, key: _Key) -> _Key:
         """Where a tensor of the short trace is in the long one, seen from the ends."""
@@ -193,13 +201,14 @@ class _Extension:
         # A neighbour's tensors are counted as that neighbour counts: the ends may have others than the middle.
         near_end = unit == self._num_units - 2 or (offset < 0 and unit > 1)
         chosen = right if near_end else left
-        self._emit(chosen.size, (unit + offset, chosen.key[1]), chosen.key)
+        self._emit(chosen, (unit + offset, chosen.key[1]))
 
-    def _emit(self, size: int, key: _Key, old: _Key) -> None:
-        if size:
+    def _emit(self, event: _Event, key: _Key) -> None:
+        self._source.append(event.index)
+        if event.size:
             self._new_serials[key] = len(self._origin)
-            self._origin.append(self._old_serials[old])
-            self._events.append(size)
+            self._origin.append(self._old_serials[event.key])
+            self._events.append(event.size)
             return
         serial = self._new_serials.pop(key, None)
         if serial is None:

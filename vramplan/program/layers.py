@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vramplan.program.recorder import NO_LAYER, Recorder
+from vramplan.program.recorder import MODEL_STRIDE, NO_LAYER, Recorder
 
 _LAYER_PATH = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)(?:\.|$)")
 
@@ -29,22 +29,40 @@ def decoder_layers(model: Any) -> dict[int, Any]:
     return found
 
 
-def watch_layers(model: Any, recorder: Recorder, unit_of_layer: Mapping[int, int] | None = None) -> None:
+class Units:
+    """How a model's layers are called in a record of several models.
+
+    Args:
+        number: of the model.
+        unit_of_layer: its layers' units in a short trace; without them each layer stands for itself.
+    """
+
+    def __init__(self, number: int = 0, unit_of_layer: Mapping[int, int] | None = None) -> None:
+        self.base = number * MODEL_STRIDE
+        self._units = unit_of_layer
+
+    def of(self, layer: int) -> int:
+        """The recorded number of a layer."""
+        if layer == NO_LAYER:
+            return NO_LAYER
+        return self.base + (layer if self._units is None else self._units[layer])
+
+
+def watch_layers(model: Any, recorder: Recorder, units: Units) -> None:
     """Hooks the decoder layers of `model`.
 
     Args:
         model: with its layers in a list called `layers`, `h` or `blocks`, as in all of transformers' decoders.
         recorder: is told.
-        unit_of_layer: what number stands for each layer; itself without one.
+        units: what number stands for each layer.
     """
     layers = decoder_layers(model)
-    units = {number: unit_of_layer[number] if unit_of_layer else number for number in layers}
     last = max(layers, default=NO_LAYER)
 
     def before(_module: Any, _args: Any, number: int) -> None:
-        recorder.layer_index = units[number]
+        recorder.layer_index, recorder.running = units.of(number), units
         if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
-            recorder.layer_of_sequence.append((torch.autograd._get_sequence_nr(), units[number]))
+            recorder.layer_of_sequence.append((torch.autograd._get_sequence_nr(), units.of(number)))
 
     def after(_module: Any, _args: Any, _result: Any, number: int) -> None:
         if number == last and torch._C._current_graph_task_id() == -1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BitsAndBytesConfi
 from vramplan.core.run import Lora, LoadSpec, Quantization
 from vramplan.dtypes import DType
 from vramplan.errors import UnsupportedArchitectureError, UsageError
-from vramplan.program.layers import layer_number
+from vramplan.program.layers import Units, layer_number
 from vramplan.program.recorder import NO_LAYER, Recorder
 
 _TORCH_DTYPES = {DType.FP32: torch.float32, DType.BF16: torch.bfloat16, DType.FP16: torch.float16}
@@ -28,12 +28,15 @@ def torch_dtype(dtype: DType) -> torch.dtype:
     return _TORCH_DTYPES[dtype]
 
 
-def build_config(config: Mapping[str, Any], *, num_layers: int | None = None) -> Any:
+def build_config(
+    config: Mapping[str, Any], *, num_layers: int | None = None, num_kept: int | None = None
+) -> Any:
     """transformers' config object of a `config.json`.
 
     Args:
         config: the parsed file; of a multimodal model only the text part is used.
-        num_layers: how many layers to build, or None for all.
+        num_layers: how many layers the model has, or None for as many as the config says.
+        num_kept: how many of those to build, or None for all.
 
     Raises:
         UnsupportedArchitectureError: transformers has no such model type.
@@ -46,11 +49,12 @@ def build_config(config: Mapping[str, Any], *, num_layers: int | None = None) ->
         )
     values.pop("quantization_config", None)
     built = CONFIG_MAPPING[model_type].from_dict(values).get_text_config()
-    if num_layers is not None:
-        for name, value in list(vars(built).items()):
-            if isinstance(value, list) and len(value) == built.num_hidden_layers:  # one item per layer
-                setattr(built, name, value[:num_layers])
-        built.num_hidden_layers = num_layers
+    for count in (num_layers, num_kept):
+        if count is not None:
+            for name, value in list(vars(built).items()):
+                if isinstance(value, list) and len(value) == built.num_hidden_layers:  # one item per layer
+                    setattr(built, name, value[:count])
+            built.num_hidden_layers = count
     built.use_cache = True
     return built
 
@@ -92,18 +96,20 @@ def add_adapters(model: Any, lora: Lora, *, lora_dropout: float) -> Any:
     return adapted
 
 
-def materialise(
-    model: Any, load: LoadSpec, recorder: Recorder, unit_of_layer: Mapping[int, int] | None = None
-) -> None:
+def materialise(model: Any, load: LoadSpec, recorder: Recorder, units: Units) -> Callable[[], None]:
     """Gives every parameter and buffer its memory, in a training script's order: base, upcast, adapters.
 
     Parameters come one after the other, tied ones once, and are quantised on the way as transformers does.
+
+    Returns:
+        What takes the memory away again.
     """
+    skeleton = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
+    recorder.owner = "weights"
     modules = [(path, module) for path, module in model.named_modules()]
 
     def enter(path: str) -> None:
-        number = layer_number(path)
-        recorder.layer_index = unit_of_layer[number] if unit_of_layer and number != NO_LAYER else number
+        recorder.layer_index = units.of(layer_number(path))
 
     done: dict[int, Any] = {}
     for path, module in modules:
@@ -124,13 +130,23 @@ def materialise(
         for path, module in modules:
             enter(path)
             _upcast(path, module, upcast)
+    recorder.owner = "adapters"
     for path, module in modules:
         if _is_adapter(path):
             enter(path)
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None:
                     module._parameters[name] = _allocated(parameter, load)
-    recorder.layer_index = NO_LAYER
+    recorder.layer_index, recorder.owner = NO_LAYER, ""
+
+    def forget() -> None:
+        done.clear()
+        for module, parameters, buffers in skeleton:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+            vars(module).pop("quant_state", None)
+
+    return forget
 
 
 def _is_adapter(path: str) -> bool:

@@ -8,90 +8,63 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vramplan.core.run import Method, Run, Tuning
+from vramplan.core.run import Run
+from vramplan.program.cast import Cast
 from vramplan.program.device_kind import DeviceKind
 from vramplan.program.extend import NotRepeating
 from vramplan.program.fake import fake_device
-from vramplan.program.layers import watch_layers
-from vramplan.program.load import add_adapters, build_config, build_skeleton, materialise
-from vramplan.program.pattern import Pattern, find_pattern
+from vramplan.program.logprobs import LogProbCode, Scoring, fused_kernels
+from vramplan.program.methods import Program
 from vramplan.program.recorder import Recorder
 from vramplan.program.trace import FakeTrace
-from vramplan.program.workload import Batch, Loop, generate, score, sft_loss, train
+from vramplan.program.workload import Loop
+
+_SELECTIVE = Scoring(code=LogProbCode.SELECTIVE, divides=True, in_place=True)
 
 
 def trace(
     config: Mapping[str, Any], run: Run, *, micro_steps: int = 0, device: DeviceKind | None = None,
     loop: Loop | None = None, num_layers: int | None = None, with_labels: bool = False, lora_dropout: float = 0.0,
-    every_layer: bool = False,
+    every_layer: bool = False, scoring: Scoring = _SELECTIVE, configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> FakeTrace:  # fmt: skip
-    """Runs the trained model's part of `run` (sft, score or inference) on fake tensors.
+    """Runs `run` on fake tensors.
 
     Args:
-        config: the model's parsed `config.json`.
+        config: the trained model's parsed `config.json`, and of every role that `configs` does not name.
         run: what is done.
         micro_steps: forwards to run; 0 for two optimizer updates, the second of which has all states alive.
         device: the GPU to imitate; an A100 without one.
         loop: how the training loop is written; transformers' Trainer without one.
-        num_layers: build only that many layers.
+        num_layers: take each model to have only that many layers.
         with_labels: note where each allocation comes from.
         lora_dropout: as peft's.
         every_layer: run all layers, also where a few of them, repeated, do the same.
+        scoring: how log-probabilities are taken (dpo, grpo, rlt).
+        configs: role to config.
     """
     device = device or DeviceKind.of(80)
     loop = loop or Loop()
-    built = build_config(config, num_layers=num_layers)
-    training = run.training
+    by_role = {role.name: (configs or {}).get(role.name, config) for role in run.roles}
 
-    def body(pattern: Pattern | None) -> Recorder:
-        layers = num_layers if pattern is None else pattern.num_traced_layers
-        short = build_config(config, num_layers=num_layers if pattern is None else layers)
-        model = build_skeleton(short, run.trained.load, run.attn_implementation.value)
-        if training is not None and training.tuning is Tuning.LORA and training.lora is not None:
-            model = add_adapters(model, training.lora, lora_dropout=lora_dropout)
-        with fake_device(device, with_labels=with_labels) as recorder:
+    def record(*, every_layer: bool) -> tuple[Recorder, list[int]]:
+        cast = Cast(run, by_role, num_layers=num_layers, every_layer=every_layer, lora_dropout=lora_dropout)
+        with fused_kernels(scoring), fake_device(device, with_labels=with_labels) as recorder:
             recorder.has_padding = loop.padded
-            recorder.mark("load")
-            prepare(model, run, recorder, pattern)
-            sizes = run.sizes
-            rows, tokens = sizes.per_device_batch_size, sizes.sequence_length
-            if run.method is Method.INFERENCE:
-                generate(model, rows, sizes.max_prompt_length, sizes.max_completion_length, recorder)
-            elif run.method is Method.SCORE:
-                score(model, Batch(rows, tokens), recorder)
-            elif training is not None:
-                train(
-                    model, training, recorder, loss_of=sft_loss(lambda: Batch(rows, tokens)),
-                    num_micro_steps=micro_steps or 2 * training.gradient_accumulation_steps, loop=loop,
-                    device_type="cpu",
-                )  # fmt: skip
+            program = Program(run, cast, recorder, loop, scoring)
+            program.load()
+            program.play(micro_steps or _default_steps(run))
             recorder.close()
-        return recorder
+        return recorder, cast.num_units
 
-    pattern = None if every_layer else find_pattern(built)
-    recorder = body(pattern)
-    if pattern is not None:
-        try:
-            return recorder.extended(pattern.num_units)
-        except NotRepeating:
-            recorder = body(None)
-    return recorder.trace()
+    recorder, num_units = record(every_layer=every_layer)
+    try:
+        return recorder.extended(num_units)
+    except NotRepeating:
+        return record(every_layer=True)[0].trace()
 
 
-def prepare(model: Any, run: Run, recorder: Recorder, pattern: Pattern | None) -> None:
-    """Loads the trained role's weights and makes it ready for `run`."""
-    training = run.training
-    units = None if pattern is None else pattern.unit_of_layer
-    materialise(model, run.trained.load, recorder, units)
-    if training is not None:
-        if training.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()
-    else:
-        for parameter in model.parameters():
-            parameter.requires_grad_(requires_grad=False)
-    recorder.module_names.update({id(module): name for name, module in model.named_modules()})
-    watch_layers(model, recorder, units)
+def _default_steps(run: Run) -> int:
+    return 2 * min(run.training.gradient_accumulation_steps, 2) if run.training is not None else 0
 
 
 if __name__ == "__main__":

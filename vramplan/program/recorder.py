@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,9 +25,12 @@ _MATMULS = frozenset(
     else {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
 )
 _ADD = _aten.add.Tensor
+_TO_COPY = _aten._to_copy.default
+_PARAMETERS = ("weights", "adapters")
 _LIFT_FRESH = _aten.lift_fresh.default
 NO_LAYER = -1
-_NOWHERE = (None, NO_LAYER)
+MODEL_STRIDE = 1000  # layers of the second model of a run are numbered from here
+_NOWHERE = (None, NO_LAYER, -1)
 _NO_SEQUENCE = 1 << 62  # AccumulateGrad nodes carry the highest number there is
 _ITEM = _aten._local_scalar_dense.default
 
@@ -48,43 +51,63 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.events: list[int] = []
         self.marks: list[tuple[str, int]] = []
         self.labels: list[Label] = []
+        self.owners: list[str] = []
+        self.owner = ""
         self.module_names: dict[int, str] = {}
         self.has_padding = False
         self.layers: list[int] = []
         self.layer_index = NO_LAYER
+        self.running: Any = None
         self.layer_of_sequence: list[tuple[int, int]] = []
         self._kernels = kernels
         self._workspace_bytes = cublas_workspace_bytes
         self._handles = [False, False]
         self._with_labels = with_labels
-        self._alive: dict[int, tuple[Any, int]] = {}
+        self._alive: dict[int, tuple[Any, int, int]] = {}
         self._in_optimizer = False
+        self._in_backward = False
         self._leaving = False
         self._num_serials = 0
         self._on_host = 0
 
     def trace(self) -> FakeTrace:
         """All that was recorded so far."""
-        return FakeTrace(events=self.events, marks=self.marks, labels=self.labels)
+        return FakeTrace(events=self.events, marks=self.marks, labels=self.labels, owners=self.owners)
 
     def close(self) -> None:
         """Nothing that happens from here on belongs to the run."""
         self._alive = {}
         self.events, self.layers = list(self.events), list(self.layers)
 
-    def extended(self, num_units: int) -> FakeTrace:
-        """The record with the two middle units of layers repeated until there are `num_units` of them.
+    def extended(self, num_units: Sequence[int]) -> FakeTrace:
+        """The record with the two middle units of each model's layers repeated.
+
+        Args:
+            num_units: per model how many units it has, 0 where all its layers were traced.
 
         Raises:
-            NotRepeating: the middle units differ.
+            NotRepeating: the middle units of a model differ.
         """
-        longer = extend(self.events, self.layers, num_units=num_units)
-        marks = [
-            (name, longer.index_of[index] if index < len(longer.index_of) else len(longer.events))
-            for name, index in self.marks
-        ]
-        labels = [self.labels[serial] for serial in longer.origin] if self.labels else []
-        return FakeTrace(events=longer.events, marks=marks, labels=labels)
+        events, units, marks = self.events, self.layers, self.marks
+        origin = list(range(len(self.owners)))
+        for number, count in enumerate(num_units):
+            if not count:
+                continue
+            base = number * MODEL_STRIDE
+            own = [unit - base if base <= unit < base + MODEL_STRIDE else NO_LAYER for unit in units]
+            longer = extend(events, own, num_units=count)
+            marks = [
+                (name, longer.index_of[at] if at < len(longer.index_of) else len(longer.events)) for name, at in marks
+            ]
+            units = [units[at] for at in longer.source]
+            origin = [origin[serial] for serial in longer.origin]
+            events = longer.events
+        return FakeTrace(
+            events=events,
+            marks=marks,
+            labels=[self.labels[serial] for serial in origin] if self.labels else [],
+            owners=[self.owners[serial] for serial in origin],
+        )
 
     def mark(self, phase: str) -> None:
         """A phase begins; a name that was used before gets `.2`, `.3`, … behind it."""
@@ -93,6 +116,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.layer_index = NO_LAYER
         self._leaving = False
         self._in_optimizer = phase == "optimizer"
+        self._in_backward = phase == "backward"
+
+    def enter_layer(self, layer: int) -> None:
+        """What follows works for a decoder layer of the model whose forward ran last."""
+        self.layer_index = self.running.of(layer) if self.running is not None else NO_LAYER
 
     def leave_layers(self) -> None:
         """The last layer is done: what dies before the next operator still belongs to it."""
@@ -127,11 +155,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
                 return kernel(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor):
-            self._note(result, func, self._layer(args))
+            self._note(result, func, args, self._layer(args))
         elif isinstance(result, (tuple, list)):
             for position, item in enumerate(result):
                 if isinstance(item, torch.Tensor):
-                    self._note(item, func, self._layer(args, position))
+                    self._note(item, func, args, self._layer(args, position))
         return result
 
     def _layer(self, args: Any, position: int = 0) -> int:
@@ -157,7 +185,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             return not self.has_padding
         return 1.0 if tensor.is_floating_point() else 1
 
-    def _note(self, tensor: Any, func: Any, layer: int) -> None:
+    def _note(self, tensor: Any, func: Any, args: Any, layer: int) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._alive:
@@ -166,22 +194,45 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if num_bytes == 0:
             return  # the allocator returns no block for an empty request
         serial = self._allocate(num_bytes, layer)
+        if func is _TO_COPY and not self.owner and self._source_owner(args) in _PARAMETERS:
+            self.owners[serial] = "autocast"
         if self._with_labels:
             self.labels.append(describe(func, tensor, self.module_names))
 
         def free(_: Any, key: int = key, serial: int = serial, layer: int = layer) -> None:
             del self._alive[key]
             self.events.append(-(serial + 1))
+            if self._in_backward and torch._C._current_graph_task_id() == -1:
+                self.layer_index = NO_LAYER  # the engine is done: a graph dies
             # Outside layers, lists of tensors die (caches, temporaries of an update): each belongs to its own layer.
             self.layers.append(layer if self.layer_index == NO_LAYER else self.layer_index)
 
-        self._alive[key] = (weakref.ref(storage, free), layer)
+        self._alive[key] = (weakref.ref(storage, free), layer, serial)
+
+    def own(self, tensors: Iterable[Any], owner: str) -> None:
+        """Says what tensors are that already exist: `gradients`, `kv_cache`."""
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor):
+                serial = self._alive.get(tensor.untyped_storage()._cdata, _NOWHERE)[2]
+                if serial >= 0:
+                    self.owners[serial] = owner
+
+    def own_activations(self, owner: str) -> None:
+        """Says what all tensors of decoder layers are that nothing has a name for yet."""
+        for _, layer, serial in self._alive.values():
+            if layer != NO_LAYER and not self.owners[serial]:
+                self.owners[serial] = owner
+
+    def _source_owner(self, args: Any) -> str:
+        serial = self._alive.get(args[0].untyped_storage()._cdata, _NOWHERE)[2]
+        return self.owners[serial] if serial >= 0 else ""
 
     def _allocate(self, num_bytes: int, layer: int) -> int:
         serial = self._num_serials
         self._num_serials += 1
         self.events.append(num_bytes)
         self.layers.append(layer)
+        self.owners.append(self.owner)
         return serial
 
     def _take_cublas_handle(self) -> None:

@@ -55,11 +55,13 @@ class FakeTrace:
         events: `+n` allocates n bytes, as asked for, under the next serial; `-(k + 1)` frees serial k.
         marks: (phase, index into `events` where it begins), in order; a phase may come again.
         labels: per serial where it was allocated; empty unless asked for.
+        owners: per serial what it is, where that is known: `weights`, `adapters`, `gradients`, `kv_cache`, … or "".
     """
 
     events: list[int]
     marks: list[tuple[str, int]]
     labels: list[Label] = field(default_factory=list)
+    owners: list[str] = field(default_factory=list)
 
     def spans(self) -> Iterator[tuple[str, int, int]]:
         """Each marked phase as (name, first event, one past the last event)."""

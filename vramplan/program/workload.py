@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,6 +24,18 @@ class Watch(Protocol):
 
     def on_host(self) -> AbstractContextManager[None]:
         """Tensors made inside live in host memory."""
+
+    def enter_layer(self, layer: int) -> None:
+        """What follows works for a decoder layer."""
+
+    def leave_layers(self) -> None:
+        """What follows works for no layer."""
+
+    def own(self, tensors: Iterable[Any], owner: str) -> None:
+        """Says what tensors are."""
+
+    def own_activations(self, owner: str) -> None:
+        """Says what all tensors of decoder layers are that have no name yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,49 +91,58 @@ def wrap_forward(model: Any, training: Training | None, device_type: str, *, fp3
     return converted
 
 
-def train(
-    model: Any, training: Training, watch: Watch, *, loss_of: Callable[[Callable[..., Any], int], Any],
-    num_micro_steps: int, loop: Loop, device_type: str,
-) -> None:  # fmt: skip
-    """Micro-steps of forward and backward, with an optimizer update each `gradient_accumulation_steps`.
+class Trainer:
+    """The training loop around one model.
 
     Args:
         model: ready to train.
-        training: what the step does.
+        training: what a step does.
         watch: is told of each phase: `forward`, `backward`, `optimizer`.
-        loss_of: given the wrapped forward and the micro-step's number, returns (what stays alive, the loss).
-        num_micro_steps: how many forwards to run.
         loop: how the loop is written.
         device_type: `cpu` or `cuda`.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(training.optim, parameters, watch.on_host)
-    forward = wrap_forward(model, training, device_type, fp32_outputs=loop.fp32_outputs)
-    alive: Any = None
-    for micro_step in range(num_micro_steps):
-        watch.mark("forward")
-        if loop.style == "plain":
-            alive, loss = loss_of(forward, micro_step)
+
+    def __init__(self, model: Any, training: Training, watch: Watch, *, loop: Loop, device_type: str) -> None:
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._optimizer = make_optimizer(training.optim, self._parameters, watch.on_host)
+        self._training = training
+        self._watch = watch
+        self._loop = loop
+        self._alive: Any = None
+        self.forward = wrap_forward(model, training, device_type, fp32_outputs=loop.fp32_outputs)
+
+    def micro_step(self, loss_of: Callable[[Callable[..., Any]], Any], *, updates: bool) -> None:
+        """A forward and a backward, and an update if it is time for one.
+
+        Args:
+            loss_of: given the wrapped forward, returns (what stays alive, the loss).
+            updates: whether the optimizer steps.
+        """
+        self._watch.mark("forward")
+        if self._loop.style == "plain":
+            self._alive, loss = loss_of(self.forward)
         else:
-            loss = loss_of(forward, micro_step)[1]
-        watch.mark("backward")
-        if training.gradient_accumulation_steps > 1:
-            loss = loss / training.gradient_accumulation_steps
+            loss = loss_of(self.forward)[1]
+        if self._training.gradient_checkpointing:
+            self._watch.own_activations("checkpoints")
+        self._watch.mark("backward")
+        if self._training.gradient_accumulation_steps > 1:
+            loss = loss / self._training.gradient_accumulation_steps
         loss.backward()
-        loss = loss.detach()
-        if (micro_step + 1) % training.gradient_accumulation_steps == 0:
-            watch.mark("optimizer")
-            if loop.clip:
-                torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRAD_NORM, foreach=True)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=loop.zero_gradients == "none")
-    del alive
+        del loss
+        self._watch.own((parameter.grad for parameter in self._parameters), "gradients")
+        if updates:
+            self._watch.mark("optimizer")
+            if self._loop.clip:
+                torch.nn.utils.clip_grad_norm_(self._parameters, _MAX_GRAD_NORM, foreach=True)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=self._loop.zero_gradients == "none")
 
 
-def sft_loss(batch: Callable[[], Batch]) -> Callable[[Callable[..., Any], int], Any]:
+def sft_loss(batch: Callable[[], Batch]) -> Callable[[Callable[..., Any]], Any]:
     """The loss of supervised fine-tuning: the model's own, over all tokens."""
 
-    def loss_of(forward: Callable[..., Any], _micro_step: int) -> Any:
+    def loss_of(forward: Callable[..., Any]) -> Any:
         inputs = batch()
         outputs = forward(
             input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, labels=inputs.labels, use_cache=False
@@ -131,44 +152,74 @@ def sft_loss(batch: Callable[[], Batch]) -> Callable[[Callable[..., Any], int], 
     return loss_of
 
 
-def score(model: Any, batch: Batch, watch: Watch) -> None:
+def score(model: Any, rows: int, tokens: int, watch: Watch, phase: str = "score") -> None:
     """One forward that returns the logits of every token; a plain call fills a cache as well."""
-    watch.mark("score")
+    watch.mark(phase)
+    batch = Batch(rows, tokens)
     with torch.no_grad():
         outputs = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    watch.own(_cached(getattr(outputs, "past_key_values", None)), "kv_cache")
     del outputs
 
 
-def generate(model: Any, rows: int, prompt_tokens: int, completion_tokens: int, watch: Watch) -> None:
-    """Prefill, then the last decode step at full cache, as transformers' generate runs them."""
+def generate(
+    model: Any, rows: int, prompt_tokens: int, completion_tokens: int, watch: Watch,
+    *, phases: tuple[str, str] = ("prefill", "decode"), through: Callable[..., Any] | None = None,
+) -> None:  # fmt: skip
+    """Prefill, then the last decode step at full cache, as transformers' generate runs them.
+
+    Args:
+        model: what generates.
+        rows: sequences at once.
+        prompt_tokens: of each.
+        completion_tokens: of each.
+        watch: looks on.
+        phases: what the two are called.
+        through: the forward to call, where it is wrapped.
+    """
     from transformers import DynamicCache
 
+    forward = through or model
     with torch.no_grad():
-        watch.mark("prefill")
+        watch.mark(phases[0])
         batch = Batch(rows, prompt_tokens)
         cache = DynamicCache(config=model.config)
-        outputs = model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, past_key_values=cache, use_cache=True,
-            logits_to_keep=1,
-        )  # fmt: skip
+        step = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        outputs = forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **step)
+        _sample(outputs)
         del outputs
-        watch.mark("decode")
-        _lengthen(cache, completion_tokens - 2)
+        watch.own(_cached(cache), "kv_cache")
+        watch.mark(phases[1])
+        _lengthen(cache, completion_tokens - 2, watch)
         last = Batch(rows, 1)
         mask = torch.ones((rows, prompt_tokens + completion_tokens - 1), dtype=torch.int64)
-        outputs = model(
-            input_ids=last.input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        outputs = forward(input_ids=last.input_ids, attention_mask=mask, **step)
+        _sample(outputs)
+        watch.own(_cached(cache), "kv_cache")
         del outputs
 
 
-def _lengthen(cache: Any, num_tokens: int) -> None:
+def _sample(outputs: Any) -> None:
+    """generation/utils.py: fp32 scores of the last token, and their probabilities."""
+    scores = outputs.logits[:, -1, :].to(copy=True, dtype=torch.float32)
+    _probabilities = torch.softmax(scores, dim=-1)
+
+
+def _cached(cache: Any) -> list[Any]:
+    layers = getattr(cache, "layers", None) or []
+    return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+
+
+def _lengthen(cache: Any, num_tokens: int, watch: Watch) -> None:
     """Appends `num_tokens` of keys and values to each layer, as that many decode steps would have."""
     if num_tokens <= 0:
         return
     for index, layer in enumerate(cache.layers):
-        keys = layer.keys
-        more = keys.new_empty((keys.shape[0], keys.shape[1], num_tokens, keys.shape[3]))
-        values = layer.values.new_empty((*layer.values.shape[:2], num_tokens, layer.values.shape[3]))
-        cache.update(more, values, index)
-        del keys, more, values
+        watch.enter_layer(index)
+        keys, values = (
+            old.new_empty((*old.shape[:2], num_tokens, old.shape[3])) for old in (layer.keys, layer.values)
+        )
+        cache.update(keys, values, index)
+        del keys, values
+    watch.leave_layers()
+    watch.own(_cached(cache), "kv_cache")

@@ -74,8 +74,8 @@ class FlatRun:
 
     def __post_init__(self) -> None:
         for key, value in self.given().items():
-            # gpu_mem is bytes here and GB in a file, so it goes through its written form.
-            if _read(key, KINDS[key].write(value) if key == "gpu_mem" else value, key) != value:
+            # gpu_mem is bytes here, and a bare number would be read as GB.
+            if _read(key, f"{value}B" if key == "gpu_mem" else value, key) != value:
                 raise UsageError(f"{key} must be {KINDS[key].expected}, not {value!r}")
 
     def given(self) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""Kinds of values that run settings have: read from JSON or TOML, read from a command line, written back."""
+"""Kinds of values that run settings have: read from JSON or TOML, read from a command line, written back.
+
+Plain classes, not dataclasses: each of those costs about a millisecond of every start, and kinds are never compared.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from vramplan.dtypes import DType
@@ -21,13 +23,11 @@ class Kind(Protocol):
     `read` and `read_text` raise ValueError; their caller names the key and says what was expected.
     """
 
-    @property
-    def expected(self) -> str:
-        """What a value must be, to end the sentence "batch_size must be …"."""
+    expected: str
+    """What a value must be, to end the sentence "batch_size must be …"."""
 
-    @property
-    def known(self) -> tuple[str, ...]:
-        """The choices, empty where there are none."""
+    known: tuple[str, ...]
+    """The choices, empty where there are none."""
 
     def read(self, value: object) -> object:
         """A checked value from a typed one."""
@@ -39,25 +39,21 @@ class Kind(Protocol):
         """What JSON and TOML hold for a value: `read(write(x)) == x`."""
 
 
-@dataclass(frozen=True, slots=True)
 class Plain:
-    """What kinds share: values are written as they are, and flags hold what JSON holds."""
+    """What kinds share: no choices, and values are written as they are."""
 
-    @property
-    def known(self) -> tuple[str, ...]:
-        """No choices."""
-        return ()
+    expected: str
+    known: tuple[str, ...] = ()
 
     def write(self, value: object) -> object:
         """The value itself."""
         return value
 
 
-@dataclass(frozen=True, slots=True)
 class Text(Plain):
     """Any text that is not blank."""
 
-    expected: str = "a text"
+    expected = "a text"
 
     def read(self, value: object) -> str:
         """The text without outer blanks."""
@@ -70,7 +66,6 @@ class Text(Plain):
         return self.read(text)
 
 
-@dataclass(frozen=True, slots=True)
 class Choice(Plain):
     """One of a few words.
 
@@ -79,39 +74,31 @@ class Choice(Plain):
         spellings: how others write them.
     """
 
-    choices: tuple[str, ...]
-    spellings: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def expected(self) -> str:
-        """The choices."""
-        return f"one of {', '.join(self.choices)}"
-
-    @property
-    def known(self) -> tuple[str, ...]:
-        """The choices."""
-        return self.choices
+    def __init__(self, choices: tuple[str, ...], spellings: Mapping[str, str] | None = None) -> None:
+        self.known = choices
+        self.expected = f"one of {', '.join(choices)}"
+        self._spellings = spellings or {}
 
     def read(self, value: object) -> str:
         """The choice; case, and `-` or `_`, do not matter."""
         if not isinstance(value, str):
             raise ValueError
         asked = _squash(value)
-        for choice in self.choices:
+        for choice in self.known:
             if _squash(choice) == asked:
                 return choice
-        return self.spellings[asked] if asked in self.spellings else _refuse()
+        return self._spellings[asked] if asked in self._spellings else _refuse()
 
     def read_text(self, text: str) -> str:
         """The choice."""
         return self.read(text)
 
 
-@dataclass(frozen=True, slots=True)
 class Dtype(Choice):
     """A 16-bit or 32-bit floating type, in anyone's spelling (`bfloat16`, `torch.float16`, `F32`)."""
 
-    choices: tuple[str, ...] = ("bf16", "fp16", "fp32")
+    def __init__(self) -> None:
+        super().__init__(("bf16", "fp16", "fp32"))
 
     def read(self, value: object) -> str:
         """The type's name here."""
@@ -121,14 +108,13 @@ class Dtype(Choice):
             label = DType.parse(value.strip()).label
         except UsageError as error:
             raise ValueError from error
-        return label if label in self.choices else _refuse()
+        return label if label in self.known else _refuse()
 
 
-@dataclass(frozen=True, slots=True)
 class Switch(Plain):
     """True or false."""
 
-    expected: str = "true or false"
+    expected = "true or false"
 
     def read(self, value: object) -> bool:
         """The value, which must be a bool already."""
@@ -142,11 +128,10 @@ class Switch(Plain):
         return word == "true" if word in ("true", "false") else _refuse()
 
 
-@dataclass(frozen=True, slots=True)
 class Count(Plain):
     """A whole number from 1 up."""
 
-    expected: str = "a whole number of at least 1"
+    expected = "a whole number of at least 1"
 
     def read(self, value: object) -> int:
         """The number; a bool is not one."""
@@ -159,7 +144,6 @@ class Count(Plain):
         return self.read(int(text)) if re.fullmatch(r"\s*\d{1,18}\s*", text, re.ASCII) else _refuse()
 
 
-@dataclass(frozen=True, slots=True)
 class Number(Plain):
     """A finite number in an interval.
 
@@ -169,23 +153,17 @@ class Number(Plain):
         open_low: whether `low` itself is refused.
     """
 
-    low: float
-    high: float | None = None
-    open_low: bool = False
-
-    @property
-    def expected(self) -> str:
-        """The interval, in words."""
-        low = f"more than {self.low:g}" if self.open_low else f"at least {self.low:g}"
-        return f"a number of {low}" if self.high is None else f"a number of {low} and at most {self.high:g}"
+    def __init__(self, low: float, high: float | None = None, *, open_low: bool = False) -> None:
+        self._low, self._high, self._open_low = low, float("inf") if high is None else high, open_low
+        least = f"more than {low:g}" if open_low else f"at least {low:g}"
+        self.expected = f"a number of {least}" if high is None else f"a number of {least} and at most {high:g}"
 
     def read(self, value: object) -> float:
         """The number as a float; a bool, an infinity and a NaN are not numbers."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError
         number = float(value)  # an int too large for a float raises OverflowError, which is not a ValueError
-        high = float("inf") if self.high is None else self.high
-        inside = (self.low < number if self.open_low else self.low <= number) and number <= high
+        inside = (self._low < number if self._open_low else self._low <= number) and number <= self._high
         return number if inside and number != float("inf") else _refuse()
 
     def read_text(self, text: str) -> float:
@@ -193,7 +171,6 @@ class Number(Plain):
         return self.read(float(text))
 
 
-@dataclass(frozen=True, slots=True)
 class Words(Plain):
     """A list of words.
 
@@ -202,18 +179,10 @@ class Words(Plain):
         none_word: the word that stands for the empty list, where it is allowed.
     """
 
-    choices: tuple[str, ...] = ()
-    none_word: str | None = None
-
-    @property
-    def expected(self) -> str:
-        """A list, and its choices where it has them."""
-        return f"a list of {' and '.join(self.choices)}" if self.choices else "a list of names"
-
-    @property
-    def known(self) -> tuple[str, ...]:
-        """The choices."""
-        return self.choices
+    def __init__(self, choices: tuple[str, ...] = (), *, none_word: str | None = None) -> None:
+        self.known = choices
+        self.expected = f"a list of {' and '.join(choices)}" if choices else "a list of names"
+        self._none_word = none_word
 
     def read(self, value: object) -> tuple[str, ...]:
         """The words, each once, in their order; a text is read as a flag's would be."""
@@ -222,9 +191,9 @@ class Words(Plain):
         if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
             raise ValueError
         words = tuple(dict.fromkeys(word.strip() for word in value))
-        if not words and self.none_word is None:
+        if not words and self._none_word is None:
             raise ValueError
-        if not all(words) or (self.choices and not set(words) <= set(self.choices)):
+        if not all(words) or (self.known and not set(words) <= set(self.known)):
             raise ValueError
         if any("," in word for word in words):  # one word holding a whole list is a mistake
             raise ValueError
@@ -232,7 +201,7 @@ class Words(Plain):
 
     def read_text(self, text: str) -> tuple[str, ...]:
         """The words of `a,b`."""
-        if self.none_word is not None and text.strip().lower() == self.none_word:
+        if self._none_word is not None and text.strip().lower() == self._none_word:
             return ()
         return self.read(text.split(","))
 
@@ -241,11 +210,10 @@ class Words(Plain):
         return list(value) if isinstance(value, tuple) else _refuse()
 
 
-@dataclass(frozen=True, slots=True)
 class Size(Plain):
     """Bytes: a number means GB, a text may name its unit."""
 
-    expected: str = "a size like 85, 85GB, 80GiB or 81559MiB"
+    expected = "a size like 85, 85GB, 80GiB or 81559MiB"
 
     def read(self, value: object) -> int:
         """Bytes."""
@@ -269,7 +237,6 @@ class Size(Plain):
         return f"{value // MiB}MiB" if value % MiB == 0 else f"{value}B"
 
 
-@dataclass(frozen=True, slots=True)
 class Versions(Plain):
     """Library versions by package name.
 
@@ -278,18 +245,10 @@ class Versions(Plain):
         spellings: other names for them.
     """
 
-    packages: tuple[str, ...]
-    spellings: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def expected(self) -> str:
-        """Names and versions."""
-        return f"package=version for {', '.join(self.packages)}"
-
-    @property
-    def known(self) -> tuple[str, ...]:
-        """The packages."""
-        return self.packages
+    def __init__(self, packages: tuple[str, ...], spellings: Mapping[str, str] | None = None) -> None:
+        self.known = packages
+        self.expected = f"package=version for {', '.join(packages)}"
+        self._spellings = spellings or {}
 
     def read(self, value: object) -> dict[str, str]:
         """Versions in the packages' own order."""
@@ -303,7 +262,7 @@ class Versions(Plain):
             if name in found or not isinstance(version, str) or not _VERSION.fullmatch(version.strip()):
                 raise ValueError
             found[name] = version.strip()
-        return {name: found[name] for name in self.packages if name in found}
+        return {name: found[name] for name in self.known if name in found}
 
     def read_text(self, text: str) -> dict[str, str]:
         """The pairs of `transformers=4.51.1,trl==0.14.0`; an empty text is no pair."""
@@ -321,8 +280,8 @@ class Versions(Plain):
 
     def _package(self, name: object) -> str:
         asked = name.strip().lower().replace("-", "_") if isinstance(name, str) else _refuse()
-        asked = self.spellings.get(asked, asked)
-        return asked if asked in self.packages else _refuse()
+        asked = self._spellings.get(asked, asked)
+        return asked if asked in self.known else _refuse()
 
 
 def _squash(word: str) -> str:

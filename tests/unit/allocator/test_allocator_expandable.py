@@ -119,3 +119,18 @@ def test_a_second_segment_when_the_addresses_are_used_up() -> None:
     allocator.malloc(60 * MiB)
     assert len(allocator.expandable_segments) == 2
     assert last.address == first.address + 50 * MiB
+
+
+def test_turned_off_only_other_segments_are_used() -> None:
+    allocator = CachingAllocator(EXPANDABLE)
+    allocator.free(allocator.malloc(40 * MiB))
+    allocator.expand(0, False)
+    fixed = allocator.malloc(30 * MiB)
+    assert fixed.expandable is None
+    assert allocator.reserved_bytes == 40 * MiB + 30 * MiB
+    allocator.free(fixed)
+    assert allocator.malloc(29 * MiB) is fixed  # and they keep up to 1 MiB again
+    assert fixed.size == 30 * MiB
+    allocator.expand(0, True)
+    assert allocator.malloc(35 * MiB).expandable is not None
+    assert allocator.reserved_bytes == 70 * MiB

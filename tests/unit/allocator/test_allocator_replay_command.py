@@ -71,7 +71,7 @@ def test_a_snapshot_without_events(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [str(tmp_path / "still.pickle"), "--units", "bytes"])
     assert result.output.splitlines() == [
         "device 0: no events were recorded, so there is nothing to replay",
-        "  1 segments, 5,242,880 bytes allocated, 20,971,520 bytes reserved",
+        "  segments: 1, allocated: 5,242,880 bytes, reserved: 20,971,520 bytes",
     ]
 
 

@@ -221,6 +221,34 @@ def test_frees_without_requests_are_enough() -> None:
     assert replay_trace(replace(snapshot, traces=(events,)), 0).num_at_recorded_address > 0
 
 
+def test_expandable_segments_turned_on_and_off_while_recording() -> None:
+    recorder = Recorder()
+    blocks = [recorder.malloc(size * MiB) for size in (3, 30)]
+    recorder.allocator.expand(0, True)
+    blocks += [recorder.malloc(size * MiB) for size in (40, 5, 19)]
+    recorder.free(blocks[1])
+    recorder.allocator.expand(0, False)
+    blocks += [recorder.malloc(size * MiB) for size in (64, 28, 2)]
+    replay = replay_trace(recorder.snapshot(), 0)
+    assert replay.is_exact, replay.first_difference
+    assert replay.num_growths == 5
+
+
+def test_a_memory_pool_that_brings_its_allocator_does_not_expand() -> None:
+    own: Stream = (0, (0, 1))
+    recorder = Recorder(AllocatorConfig(expandable_segments=True))
+    recorder.allocator.expand(own, False)
+    for size in (3, 30, 12):
+        recorder.free(recorder.malloc(size * MiB, own))
+        recorder.malloc(size * MiB)
+    recorder.malloc(11 * MiB, own)
+    snapshot = recorder.snapshot()
+    assert replay_trace(snapshot, 0).is_exact
+    half = replay_trace(cut(snapshot, 0.6), 0)
+    assert half.is_exact
+    assert half.start == "rebuilt"
+
+
 def test_settings_that_were_not_recorded_are_seen_from_the_segments() -> None:
     for text in ("", "expandable_segments:True"):
         snapshot = replace(make_snapshot(5, text), config=None)

@@ -9,6 +9,7 @@ import pytest
 from vramplan.core.report import (
     Basis,
     Budget,
+    Comparison,
     Component,
     Entry,
     Finding,
@@ -112,6 +113,14 @@ def report() -> MemoryReport:
         ),
         versions={"trl": "0.14.0"},
         gpu="h100-80gb",
+        comparisons=(
+            Comparison(
+                what="three models in 8-bit",
+                claimed_bytes=21 * GB,
+                estimated_bytes=26_129_400_000,
+                remark="3 × 7: embeddings and head stay in 16 bits",
+            ),
+        ),
     )
 
 

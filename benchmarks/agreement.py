@@ -1,0 +1,244 @@
+"""How far the formulas are from the real code: peaks of small models, by architecture and mode, beside the oracle's.
+
+Run it as `python benchmarks/agreement.py [ARCHITECTURE …]` in an environment with torch, transformers, peft and
+bitsandbytes. The oracle (vramplan.program) runs transformers' own modules on fake tensors and sums what they allocate;
+the formulas compute the same peaks from the config. Weights and gradients are part of both; optimizer states (SGD has
+none) and cuBLAS workspaces (one block each) are left out, so that they do not hide what the activations are off by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agreement_models import SMALL_MODELS
+
+from vramplan.archs import read_model
+from vramplan.catalog.dirs import profile_dirs
+from vramplan.catalog.gpus import load_gpu
+from vramplan.catalog.stacks import load_stack
+from vramplan.core.run import (
+    AttentionImplementation,
+    LoadSpec,
+    Lora,
+    Method,
+    Quantization,
+    Role,
+    Run,
+    Sharding,
+    Sizes,
+    Training,
+    Tuning,
+)
+from vramplan.dtypes import DType
+from vramplan.formula.estimate import estimate
+from vramplan.formula.setting import Setting
+
+ROWS, TOKENS = 2, 256
+PROMPT_TOKENS, COMPLETION_TOKENS = 192, 64
+WORKSPACE_BYTES = 512
+TRAIN_PHASES = ("forward.2", "backward.2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run of one small model.
+
+    Args:
+        model: a key of SMALL_MODELS.
+        method: sft, score or inference.
+        tuning: of an sft run.
+        precision: `bf16`, `fp32`, `amp` (fp32 weights, bf16 autocast), `bf16-amp`, `int8`, `nf4`, `nf4-dq`, `nf4-kbit`.
+        attention: the implementation.
+        checkpoints: gradient checkpointing.
+        plain: a plain loop, which holds the model's outputs, and not a trainer.
+        targets: what LoRA is aimed at.
+    """
+
+    model: str
+    method: Method = Method.SFT
+    tuning: Tuning = Tuning.LORA
+    precision: str = "bf16"
+    attention: str = "sdpa"
+    checkpoints: bool = False
+    plain: bool = False
+    targets: tuple[str, ...] = ("all-linear",)
+
+    @property
+    def label(self) -> str:
+        """The mode in a few words, without the model."""
+        parts = [self.method.value, self.precision, self.attention]
+        if self.method.trains:
+            parts.insert(1, self.tuning.value)
+            parts += ["checkpointed"] if self.checkpoints else []
+            parts += ["plain loop"] if self.plain else []
+        return " ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """One phase's peak by both."""
+
+    phase: str
+    real_bytes: int
+    formula_bytes: int
+
+    @property
+    def error_ratio(self) -> float:
+        """By how much the formula is above (positive) or below the real code."""
+        return self.formula_bytes / self.real_bytes - 1
+
+
+def run_of(case: Case) -> Run:
+    """The run that a case stands for."""
+    mixed = DType.BF16 if "amp" in case.precision else None
+    load = LoadSpec(dtype=DType.FP32 if case.precision in ("fp32", "amp") else DType.BF16)
+    if case.precision == "int8":
+        load = replace(load, quantization=Quantization.INT8)
+    elif case.precision.startswith("nf4"):
+        load = replace(
+            load,
+            quantization=Quantization.NF4,
+            double_quant="dq" in case.precision,
+            kbit_fp32_upcast="kbit" in case.precision,
+        )
+    training = None
+    if case.method.trains:
+        lora = Lora(r=16, target_modules=case.targets, dtype=DType.FP32) if case.tuning is Tuning.LORA else None
+        training = Training(
+            tuning=case.tuning,
+            lora=lora,
+            mixed_precision=mixed,
+            optim="sgd",
+            gradient_checkpointing=case.checkpoints,
+            gradient_accumulation_steps=2,
+        )
+    generates = case.method is Method.INFERENCE
+    return Run(
+        method=case.method,
+        roles=(Role(name="model", model=case.model, load=load),),
+        training=training,
+        attn_implementation=AttentionImplementation(case.attention),
+        sizes=Sizes(
+            per_device_batch_size=ROWS,
+            batch_size=None,
+            num_generations=1,
+            rollout_rows=ROWS,
+            max_prompt_length=PROMPT_TOKENS if generates else TOKENS,
+            max_completion_length=COMPLETION_TOKENS if generates else 0,
+        ),
+        rollout=None,
+        beta=None,
+        sharding=Sharding(),
+    )
+
+
+def formula_peaks(case: Case) -> dict[str, int]:
+    """Allocated bytes of each phase by the formulas."""
+    dirs = profile_dirs()
+    stack = load_stack({}, dirs)
+    if not case.plain:
+        stack = replace(stack, named=frozenset({"accelerate"}))
+    setting = Setting(
+        run=run_of(case),
+        models={"model": read_model(SMALL_MODELS[case.model])},
+        stack=stack,
+        gpu=replace(load_gpu("a100-80gb", dirs), cublas_workspace_bytes=WORKSPACE_BYTES),
+    )
+    return {phase.name: phase.allocated_bytes for phase in estimate(setting).phases}
+
+
+def real_trace(case: Case, *, with_labels: bool = False) -> Any:
+    """The oracle's record of a case (a vramplan.program.trace.FakeTrace)."""
+    from vramplan.program.device_kind import DeviceKind
+    from vramplan.program.oracle import trace
+    from vramplan.program.workload import Loop
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return trace(
+            SMALL_MODELS[case.model],
+            run_of(case),
+            micro_steps=2,
+            device=replace(DeviceKind.of(80), cublas_workspace_bytes=WORKSPACE_BYTES),
+            loop=Loop(style="plain" if case.plain else "trainer", fp32_outputs=not case.plain),
+            every_layer=True,
+            with_labels=with_labels,
+        )
+
+
+def compare(case: Case) -> list[Agreement]:
+    """Each phase of a case by both: the second micro-step of a training run, when gradients are alive."""
+    real = real_trace(case)
+    phases = {"train": TRAIN_PHASES} if case.method.trains else {name: (name,) for name in _phases(case)}
+    formula = formula_peaks(case)
+    return [
+        Agreement(phase=name, real_bytes=real.peak_allocated_bytes(*names), formula_bytes=formula[name])
+        for name, names in phases.items()
+    ]
+
+
+def _phases(case: Case) -> tuple[str, ...]:
+    return ("prefill", "decode") if case.method is Method.INFERENCE else ("score",)
+
+
+HAS_NO_SDPA = frozenset({"gemma2", "gpt_oss"})
+"""transformers 5.23 refuses sdpa for these."""
+
+
+def cases(model: str) -> Iterator[Case]:
+    """Every mode of one model."""
+    for attention in ("eager",) if model in HAS_NO_SDPA else ("eager", "sdpa"):
+        for precision in ("bf16", "amp"):
+            for tuning in (Tuning.LORA, Tuning.FULL):
+                for checkpoints in (False, True):
+                    yield Case(
+                        model=model, tuning=tuning, precision=precision, attention=attention, checkpoints=checkpoints
+                    )
+        yield Case(model=model, method=Method.SCORE, attention=attention)
+        yield Case(model=model, method=Method.INFERENCE, attention=attention)
+
+
+QUANTISED = ("int8", "nf4", "nf4-dq", "nf4-kbit", "int8-kbit", "nf4-amp", "nf4-kbit-amp")
+
+
+def quantised_cases(model: str) -> Iterator[Case]:
+    """The modes of a model that bitsandbytes has converted."""
+    attention = "eager" if model in HAS_NO_SDPA else "sdpa"
+    for precision in QUANTISED:
+        for checkpoints in (False, True):
+            yield Case(model=model, precision=precision, attention=attention, checkpoints=checkpoints)
+    yield Case(model=model, method=Method.SCORE, precision="int8", attention=attention)
+    yield Case(model=model, method=Method.SCORE, precision="nf4", attention=attention)
+
+
+def main() -> int:
+    """Print the table; 1 where a phase is off by more than the tolerance."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="ARCHITECTURE", help=", ".join(SMALL_MODELS))
+    parser.add_argument("--above", type=float, default=0.0, help="print only what is off by at least that many %%")
+    parser.add_argument("--tolerance", type=float, default=1.0, help="in %%")
+    parser.add_argument("--quantised", action="store_true", help="bitsandbytes' modes")
+    options = parser.parse_args()
+    worst = 0.0
+    for model in options.models or SMALL_MODELS:
+        for case in (quantised_cases if options.quantised else cases)(model):
+            for one in compare(case):
+                percent = 100 * one.error_ratio
+                worst = max(worst, abs(percent))
+                if abs(percent) >= options.above:
+                    print(
+                        f"{model:<24}{case.label + ' ' + one.phase:<52}"
+                        f"{one.real_bytes:>12,}{one.formula_bytes:>12,}{percent:>+8.2f} %",
+                        flush=True,
+                    )
+    print(f"worst {worst:.2f} %")
+    return int(worst > options.tolerance)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

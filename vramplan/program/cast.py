@@ -1,0 +1,116 @@
+"""The models of a run, each with its memory, or without it while it rests on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vramplan.core.run import Method, Role, Run, Tuning
+from vramplan.program.layers import Units, watch_layers
+from vramplan.program.load import add_adapters, build_config, build_skeleton, materialise
+from vramplan.program.pattern import Pattern, find_pattern
+from vramplan.program.recorder import Recorder
+
+
+class Actor:
+    """One role's model.
+
+    Args:
+        role: how it is loaded.
+        model: a skeleton without memory.
+        pattern: how its layers repeat, None where all are built.
+        units: what its layers are called in the record.
+    """
+
+    def __init__(self, role: Role, model: Any, pattern: Pattern | None, units: Units) -> None:
+        self.role = role
+        self.model = model
+        self.pattern = pattern
+        self._units = units
+        self._forget: Callable[[], None] | None = None
+
+    def enter(self, recorder: Recorder) -> None:
+        """Onto the device, if it is not there."""
+        if self._forget is not None:
+            return
+        self._forget = materialise(self.model, self.role.load, recorder, self._units)
+        if not recorder.module_names.keys() & {id(self.model)}:
+            watch_layers(self.model, recorder, self._units)
+            recorder.module_names.update({id(module): path for path, module in self.model.named_modules()})
+            recorder.module_names[id(self.model)] = self.role.name
+
+    def rest(self) -> None:
+        """Off the device, if it is offloaded between its phases."""
+        if self.role.offloaded and self._forget is not None:
+            self._forget()
+            self._forget = None
+
+
+class Cast:
+    """Every role's actor; roles that share another's weights have the other's.
+
+    Args:
+        run: the run.
+        configs: per role its parsed `config.json`.
+        num_layers: build only that many layers of each model, or None.
+        every_layer: build all layers even where a few, repeated, do the same.
+        lora_dropout: of the adapters.
+    """
+
+    def __init__(
+        self, run: Run, configs: Mapping[str, Mapping[str, Any]], *, num_layers: int | None, every_layer: bool,
+        lora_dropout: float,
+    ) -> None:  # fmt: skip
+        self.actors: dict[str, Actor] = {}
+        for role in run.roles:
+            if role.shares is None:
+                number = len(self.actors)
+                self.actors[role.name] = _actor(
+                    run, role, configs[role.name], number, num_layers=num_layers, every_layer=every_layer,
+                    lora_dropout=lora_dropout,
+                )  # fmt: skip
+        self._shared = {role.name: role.shares for role in run.roles if role.shares is not None}
+
+    def __getitem__(self, name: str) -> Actor:
+        return self.actors[self._shared.get(name, name)]
+
+    def get(self, name: str) -> Actor | None:
+        """The role's actor, or None where the run has no such role."""
+        return self.actors.get(self._shared.get(name, name))
+
+    @property
+    def num_units(self) -> list[int]:
+        """Per model how many units of layers it has, 0 where all layers are built."""
+        return [0 if actor.pattern is None else actor.pattern.num_units for actor in self.actors.values()]
+
+
+def _actor(
+    run: Run, role: Role, config: Mapping[str, Any], number: int, *, num_layers: int | None, every_layer: bool,
+    lora_dropout: float,
+) -> Actor:  # fmt: skip
+    built = build_config(config, num_layers=num_layers)
+    pattern = None if every_layer else find_pattern(built)
+    if pattern is not None:
+        built = build_config(config, num_layers=num_layers, num_kept=pattern.num_traced_layers)
+    model = build_skeleton(built, role.load, run.attn_implementation.value)
+    training = run.training
+    trained = role is run.trained and training is not None
+    if trained and training is not None:
+        if training.tuning is Tuning.LORA and training.lora is not None:
+            model = add_adapters(model, training.lora, lora_dropout=lora_dropout)
+        if training.gradient_checkpointing:
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        model.train()
+    elif _is_frozen(run, role):
+        for parameter in model.parameters():
+            parameter.requires_grad_(requires_grad=False)
+    units = Units(number, None if pattern is None else pattern.unit_of_layer)
+    return Actor(role, model, pattern, units)
+
+
+def _is_frozen(run: Run, role: Role) -> bool:
+    """TRL's reference and RLT's student are loaded and never frozen; RLT deep-copies and freezes its reference."""
+    if run.training is None:
+        return True
+    return run.method is Method.RLT and role.name == "reference"

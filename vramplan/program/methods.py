@@ -1,0 +1,168 @@
+"""Each method as a program: which phases, in which order, with which models on the device.
+
+The order is that of TRL's trainers and of RLT's (SakanaAI/RLT 86a3f5c), see their `_generate_and_score_completions`,
+`compute_loss` and `training_step`. Two cycles are run: the optimizer's states exist from the second on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vramplan.core.run import Method, RolloutBackend, Run
+from vramplan.program.cast import Actor, Cast
+from vramplan.program.logprobs import Scoring, completion_logprobs
+from vramplan.program.recorder import Recorder
+from vramplan.program.workload import Batch, Loop, Trainer, generate, score, sft_loss, wrap_forward
+
+
+class Program:
+    """A run on its cast.
+
+    Args:
+        run: what is done.
+        cast: the models.
+        recorder: looks on.
+        loop: how the training loop is written.
+        scoring: how log-probabilities are taken.
+    """
+
+    def __init__(self, run: Run, cast: Cast, recorder: Recorder, loop: Loop, scoring: Scoring) -> None:
+        self._run = run
+        self._cast = cast
+        self._recorder = recorder
+        self._loop = loop
+        self._scoring = scoring
+
+    def load(self) -> None:
+        """All models that stay on the device, the trained one first."""
+        self._recorder.mark("load")
+        for actor in self._cast.actors.values():
+            if not actor.role.offloaded:
+                actor.enter(self._recorder)
+
+    def play(self, num_micro_steps: int) -> None:
+        """The phases of the method.
+
+        Args:
+            num_micro_steps: forwards with a backward in all.
+        """
+        sizes, method = self._run.sizes, self._run.method
+        rows, tokens = sizes.per_device_batch_size, sizes.sequence_length
+        if method is Method.INFERENCE:
+            generate(
+                self._cast[self._run.trained.name].model, rows, sizes.max_prompt_length, sizes.max_completion_length,
+                self._recorder,
+            )  # fmt: skip
+            return
+        if method is Method.SCORE:
+            for role in self._run.roles:
+                name = "score" if len(self._run.roles) == 1 else f"score_{role.name}"
+                self._on_stage(role.name, lambda actor, name=name: score(actor.model, rows, tokens, self._recorder, name))
+            return
+        self._train(num_micro_steps)
+
+    def _train(self, num_micro_steps: int) -> None:
+        training = self._run.training
+        assert training is not None
+        sizes = self._run.sizes
+        trained = self._cast[self._run.trained.name]
+        trainer = Trainer(trained.model, training, self._recorder, loop=self._loop, device_type="cpu")
+        losses = {Method.SFT: self._sft, Method.DPO: self._dpo, Method.GRPO: self._grpo, Method.RLT: self._rlt}
+        loss_of = losses[self._run.method](trained, trainer.forward)
+        steps_per_update = min(training.gradient_accumulation_steps, 2)  # the third is like the second
+        for micro_step in range(num_micro_steps):
+            if micro_step % steps_per_update == 0 and self._run.method.rolls_out:
+                self._roll_out(trained, trainer.forward)
+            if self._run.method is Method.RLT:
+                self._score_reference(sizes.max_completion_length, use_cache=True)
+            trainer.micro_step(loss_of, updates=(micro_step + 1) % steps_per_update == 0)
+
+    def _sft(self, _trained: Actor, _forward: Callable[..., Any]) -> Callable[..., Any]:
+        sizes = self._run.sizes
+        return sft_loss(lambda: Batch(sizes.per_device_batch_size, sizes.sequence_length))
+
+    def _dpo(self, trained: Actor, _forward: Callable[..., Any]) -> Callable[..., Any]:
+        sizes = self._run.sizes
+        rows, tokens = 2 * sizes.per_device_batch_size, sizes.sequence_length
+
+        def loss_of(forward: Callable[..., Any]) -> Any:
+            batch = Batch(rows, tokens)
+            logprobs = completion_logprobs(forward, trained.model, batch, tokens - 1, self._scoring).sum(-1)
+            reference = torch.zeros_like(logprobs)
+            if self._cast.get("reference") is not None:
+                reference = self._no_grad("reference", batch, tokens - 1).sum(-1)
+            chosen, rejected = (logprobs - reference).chunk(2)
+            return None, -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+
+        return loss_of
+
+    def _grpo(self, trained: Actor, _forward: Callable[..., Any]) -> Callable[..., Any]:
+        sizes = self._run.sizes
+
+        def loss_of(forward: Callable[..., Any]) -> Any:
+            batch = Batch(sizes.per_device_batch_size, sizes.sequence_length)
+            logprobs = completion_logprobs(forward, trained.model, batch, sizes.max_completion_length, self._scoring)
+            ratio = torch.exp(logprobs - logprobs.detach())
+            clipped = torch.clamp(ratio, 0.8, 1.2)
+            advantages = torch.zeros((logprobs.shape[0], 1))
+            return None, -torch.min(ratio * advantages, clipped * advantages).mean()
+
+        return loss_of
+
+    def _rlt(self, trained: Actor, forward: Callable[..., Any]) -> Callable[..., Any]:
+        return self._grpo(trained, forward)
+
+    def _roll_out(self, trained: Actor, forward: Callable[..., Any]) -> None:
+        sizes, rollout, recorder = self._run.sizes, self._run.rollout, self._recorder
+        if rollout is not None and rollout.backend is RolloutBackend.HF:
+            trained.model.eval()
+            generate(
+                trained.model, sizes.rollout_rows, sizes.max_prompt_length, sizes.max_completion_length, recorder,
+                phases=("rollout", "rollout"), through=forward,
+            )  # fmt: skip
+            trained.model.train()
+        elif rollout is not None:
+            recorder.mark("rollout")
+        if self._run.method is Method.RLT:
+            student = "student" if self._cast.get("student") is not None else "reference"
+            for phase, name in (("score", student), ("teacher_score", self._run.trained.name)):
+                recorder.mark(phase)
+                one = Batch(1, sizes.sequence_length)
+                self._no_grad(name, one, sizes.sequence_length - 1, use_cache=phase == "score")
+            return
+        if rollout is not None and rollout.backend is not RolloutBackend.HF:
+            recorder.mark("old_logprobs")
+            batch = Batch(sizes.per_device_batch_size, sizes.sequence_length)
+            self._no_grad(self._run.trained.name, batch, sizes.max_completion_length)
+        self._score_reference(sizes.max_completion_length)
+
+    def _score_reference(self, num_tokens: int, *, use_cache: bool = False) -> None:
+        if self._cast.get("reference") is None:
+            return
+        self._recorder.mark("reference")
+        sizes = self._run.sizes
+        self._no_grad("reference", Batch(sizes.per_device_batch_size, sizes.sequence_length), num_tokens, use_cache=use_cache)
+
+    def _no_grad(self, name: str, batch: Batch, num_tokens: int, *, use_cache: bool = False) -> Any:
+        """Log-probabilities of one role without gradients."""
+
+        def run(actor: Actor) -> Any:
+            fp32_outputs = self._loop.fp32_outputs
+            forward = wrap_forward(actor.model, self._run.training, "cpu", fp32_outputs=fp32_outputs)
+            with torch.no_grad():
+                return completion_logprobs(
+                    forward, actor.model, batch, num_tokens, self._scoring, use_cache=use_cache and not actor.model.training
+                )
+
+        return self._on_stage(name, run)
+
+    def _on_stage(self, name: str, run: Callable[[Actor], Any]) -> Any:
+        actor = self._cast[name]
+        actor.enter(self._recorder)
+        result = run(actor)
+        actor.rest()
+        return result
+
