@@ -1,6 +1,6 @@
 """Writes the README's figures: the output of its first command and the accuracy table, between their markers.
 
-    python benchmarks/readme.py [--check]
+python benchmarks/readme.py [--check]
 """
 
 from __future__ import annotations

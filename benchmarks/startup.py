@@ -145,13 +145,12 @@ def main() -> int:
     if asked.json:
         print(json.dumps(found, indent=2))
     else:
-        print(f"two-command Typer program          {two * 1000:7.0f} ms")
-        print(f"vramplan estimate --gpu-mem 85     {table * 1000:7.0f} ms   {table / two:.2f} x (at most {MOST_RATIO})")
-        print(f"the same with --json               {as_json * 1000:7.0f} ms   {as_json / two:.2f} x")
-        print(f"heavy modules loaded               {', '.join(heavy) or 'none'}")
-        print(
-            f"{NUM_LINES:,} runs through --jsonl         {seconds:7.2f} s    {num_answered} answered (at most {MOST_SECONDS} s)"
-        )
+        answered = f"{num_answered} answered (at most {MOST_SECONDS} s)"
+        print(f"two-command Typer program         {two * 1000:6.0f} ms")
+        print(f"vramplan estimate --gpu-mem 85    {table * 1000:6.0f} ms  {table / two:.2f} x (at most {MOST_RATIO})")
+        print(f"the same with --json              {as_json * 1000:6.0f} ms  {as_json / two:.2f} x")
+        print(f"heavy modules loaded              {', '.join(heavy) or 'none'}")
+        print(f"{NUM_LINES:,} runs through --jsonl        {seconds:6.2f} s   {answered}")
     return int(table / two > MOST_RATIO or bool(heavy) or seconds > MOST_SECONDS or num_answered < NUM_LINES)
 
 

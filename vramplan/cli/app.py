@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any, NoReturn
@@ -19,36 +18,23 @@ from vramplan.cli.exit_codes import ExitCode
 from vramplan.errors import UsageError, VramplanError
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
-    """Where a command is: a module of this package, and its function.
-
-    A module may set CONTEXT_SETTINGS for click, as a command that runs another one needs to.
-    """
-
-    module: str
-    function: str
-
-
-# In the order of `--help`. A command whose module is not there is not listed.
-_COMMANDS = {
-    name: _Command(f"vramplan.cli.{module}", f"{module}_command")
-    for name, module in (
-        ("estimate", "estimate"),
-        ("simulate", "simulate"),
-        ("measure", "measure"),
-        ("recommend", "recommend"),
-        ("check", "check"),
-        ("log", "log"),
-        ("watch", "watch"),
-        ("report", "report"),
-        ("compare", "compare"),
-        ("accuracy", "accuracy"),
-        ("calibrate", "calibrate"),
-        ("doctor", "doctor"),
-        ("replay", "replay"),
-    )
-}
+# In the order of `--help`. A command is the function `NAME_command` of the module `vramplan.cli.NAME`; one whose module
+# is not there is not listed. A module may set CONTEXT_SETTINGS for click, as a command that runs another one needs to.
+_COMMANDS = (
+    "estimate",
+    "simulate",
+    "measure",
+    "recommend",
+    "check",
+    "log",
+    "watch",
+    "report",
+    "compare",
+    "accuracy",
+    "calibrate",
+    "doctor",
+    "replay",
+)
 
 
 class LazyGroup(TyperGroup):
@@ -60,13 +46,11 @@ class LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Names of the commands that this installation has."""
-        return [name for name, command in _COMMANDS.items() if find_spec(command.module) is not None]
+        return [name for name in _COMMANDS if _exists(name)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, or None."""
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        return _load(cmd_name, _COMMANDS[cmd_name])
+        return _load(cmd_name) if _exists(cmd_name) else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The first line of each command's docstring, none cut short."""
@@ -81,10 +65,10 @@ class LazyGroup(TyperGroup):
         Raises:
             UsageError: there is none of that name.
         """
-        names = self.list_commands(ctx)
-        if not args[0].startswith("-") and args[0] not in names:
+        if not args[0].startswith("-") and not _exists(args[0]):
             import difflib
 
+            names = self.list_commands(ctx)
             near = difflib.get_close_matches(args[0], names, n=1)
             hint = f"the nearest is {near[0]}" if near else f"the commands are {', '.join(names)}"
             raise UsageError(f"there is no command {args[0]!r}", hint=hint)
@@ -163,9 +147,13 @@ def _sentence(message: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _load(name: str, command: _Command) -> Any:
-    module = import_module(command.module)
-    function = getattr(module, command.function)
+def _exists(name: str) -> bool:
+    return name in _COMMANDS and find_spec(f"vramplan.cli.{name}") is not None
+
+
+def _load(name: str) -> Any:
+    module = import_module(f"vramplan.cli.{name}")
+    function = getattr(module, f"{name}_command")
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(
         name,

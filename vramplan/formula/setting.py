@@ -66,7 +66,7 @@ class Setting:
     @property
     def trainer_named(self) -> bool:
         """Whether a trainer (TRL or accelerate) runs the loop: it drops the model's outputs before the backward."""
-        if self.run.method in (Method.GRPO, Method.DPO, Method.RLT):
+        if self.run.launched or self.run.method in (Method.GRPO, Method.DPO, Method.RLT):
             return True
         return bool(self.stack.named & {"trl", "accelerate"})
 

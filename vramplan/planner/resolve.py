@@ -140,12 +140,14 @@ def resolve(flat: FlatRun, models: Mapping[str, ModelShape], stack: Stack) -> Re
         rollout=rollout,
         beta=_beta(flat, method, stack) if method in TRAINER_METHODS else None,
         sharding=sharding,
+        # --num-gpus and --sharding, `none` too, are words of accelerate's and torchrun's launchers.
+        launched=flat.num_gpus is not None or flat.sharding is not None,
     )
     if flat.attn_implementation is None:
         assumptions.append("attention is sdpa, transformers' default")
     if method is Method.SFT and "trl" not in stack.named:
         assumptions.append("sft computes the model's own loss; name trl in --stack for SFTTrainer's")
-    if method is Method.SFT and not stack.named & {"trl", "accelerate"}:
+    if method is Method.SFT and not run.launched and not stack.named & {"trl", "accelerate"}:
         assumptions.append(
             "a plain loop holds the model's outputs through the backward (2 B a logit; a Trainer drops them)"
         )

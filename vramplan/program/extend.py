@@ -122,14 +122,24 @@ class _Extension:
             if wanted is None or unit != wanted[number]:
                 return None
             borders.append(self._run_end(borders[-1]))
+        try:
+            for _ in self._pairs_of(borders):
+                pass
+        except NotRepeating:  # a chance order, as in which a cache's tensors die
+            return None
         return borders
+
+    def _pairs_of(self, borders: list[int]) -> Iterator[tuple[_Event, _Event]]:
+        """Events of unit 1 beside those of unit 2, of a group with these borders."""
+        first, second = slice(borders[1], borders[2]), slice(borders[2], borders[3])
+        upward = self._parsed[borders[0]].unit == _FIRST
+        left, right = (first, second) if upward else (second, first)
+        return self._paired(self._parsed[left], self._parsed[right])
 
     def _repeat_runs(self, borders: list[int]) -> int:
         upward = self._parsed[borders[0]].unit == _FIRST
         self._copy(borders[0], borders[1])
-        first, second = (slice(borders[1], borders[2]), slice(borders[2], borders[3]))
-        left, right = (first, second) if upward else (second, first)
-        pairs = list(self._paired(self._parsed[left], self._parsed[right]))
+        pairs = list(self._pairs_of(borders))
         middle = range(1, self._num_units - 1)
         for index in range(borders[1], borders[3]):
             self._index_of[index] = len(self._events)

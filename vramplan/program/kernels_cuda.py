@@ -14,7 +14,9 @@ _NO_SORT_LIMIT = 3072  # embedding_dense_backward_cuda takes the unsorted kernel
 
 def cuda_kernels() -> Mapping[Any, Callable[..., Any]]:
     """Operator to what it allocates."""
+    grouped = {_aten._grouped_mm.default: _grouped_mm} if hasattr(_aten, "_grouped_mm") else {}
     return {
+        **grouped,
         _aten._softmax.default: _softmax,
         _aten._log_softmax.default: _softmax,
         _aten._softmax_backward_data.default: _softmax_backward,
@@ -61,3 +63,16 @@ def _embedding_backward(
     _partial_sums = grad.new_empty((partial, width), dtype=torch.float32)
     del sorted_indices, positions
     return weight
+
+
+def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:  # noqa: ARG001
+    """Matrices of all experts in one kernel; a dimension that is divided among experts has `offs` as its borders."""
+    if a.dim() == 2 and b.dim() == 2:
+        shape: tuple[int, ...] = (offs.shape[0], a.shape[0], b.shape[1])
+    elif a.dim() == 2:
+        shape = (a.shape[0], b.shape[2])
+    elif b.dim() == 2:
+        shape = (a.shape[1], b.shape[1])
+    else:
+        shape = (a.shape[0], a.shape[1], b.shape[2])
+    return a.new_empty(shape, dtype=out_dtype or a.dtype)

@@ -66,6 +66,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._alive: dict[int, tuple[Any, int, int]] = {}
         self._in_optimizer = False
         self._in_backward = False
+        self._stepped = NO_LAYER
         self._leaving = False
         self._num_serials = 0
         self._on_host = 0
@@ -115,7 +116,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.marks.append((f"{phase}.{earlier + 1}" if earlier else phase, len(self.events)))
         self.layer_index = NO_LAYER
         self._leaving = False
+        self._stepped = NO_LAYER
         self._in_optimizer = phase == "optimizer"
+        self.owner = "optimizer" if self._in_optimizer else ""
         self._in_backward = phase == "backward"
 
     def enter_layer(self, layer: int) -> None:
@@ -169,8 +172,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             if isinstance(first, (list, tuple)):
                 first = first[position] if position < len(first) else None
             if isinstance(first, torch.Tensor):
-                return self._alive.get(first.untyped_storage()._cdata, _NOWHERE)[1]
-            return NO_LAYER
+                self._stepped = self._alive.get(first.untyped_storage()._cdata, _NOWHERE)[1]
+            return self._stepped
         if self.layer_of_sequence and torch._C._current_graph_task_id() != -1:
             node = torch._C._current_autograd_node()
             number = node._sequence_nr() if node is not None else _NO_SEQUENCE
