@@ -53,7 +53,7 @@ def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path) -> None:
 
 
 def test_many_lines_go_through_workers_in_order() -> None:
-    # 64 lines are answered alone, the rest by two workers; line 100 is bad.
+    # The first few are answered alone, the rest by two workers; line 101 is bad.
     lines = [LINE % number if number != 100 else "nope\n" for number in range(130)]
     done = subprocess.run([*VRAMPLAN, "estimate", "--jsonl", "-"], input="".join(lines), capture_output=True, text=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]

@@ -17,7 +17,6 @@ from vramplan.cli import _argv, _plain, _terminal
 from vramplan.cli.exit_codes import ExitCode
 from vramplan.errors import UsageError, VramplanError
 
-
 # In the order of `--help`. A command is the function `NAME_command` of the module `vramplan.cli.NAME`; one whose module
 # is not there is not listed. A module may set CONTEXT_SETTINGS for click, as a command that runs another one needs to.
 _COMMANDS = (
@@ -48,7 +47,7 @@ class LazyGroup(TyperGroup):
         """Names of the commands that this installation has."""
         return [name for name in _COMMANDS if _exists(name)]
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
         """The command of that name, or None."""
         return _load(cmd_name) if _exists(cmd_name) else None
 

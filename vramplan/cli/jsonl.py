@@ -27,7 +27,7 @@ from vramplan.output.json_report import report_to_dict
 from vramplan.runfiles.flat import FlatRun, parse_flat
 
 NUM_WORKERS = 2
-NUM_LINES_ALONE = 64  # forking two workers takes about as long as this many lines
+NUM_LINES_ALONE = 16  # fewer are answered before two workers have started
 _READ_AHEAD = 256  # lines waiting for a worker, so that an endless stream does not fill the memory
 
 Answer = tuple[str, int]
@@ -89,7 +89,7 @@ def _pooled(numbered: Iterator[tuple[int, str]], defaults: FlatRun, dirs: Profil
         return
     waiting: queue.Queue[Future[Answer] | BaseException | None] = queue.Queue(_READ_AHEAD)
     stopped = threading.Event()
-    # Forked, because what 64 lines have loaded and cached is then there at once.
+    # Forked, because what the first lines have loaded and cached is then there at once.
     pool = ProcessPoolExecutor(
         NUM_WORKERS, multiprocessing.get_context("fork"), initializer=_start_worker, initargs=(defaults, dirs)
     )
@@ -123,7 +123,7 @@ def _pooled(numbered: Iterator[tuple[int, str]], defaults: FlatRun, dirs: Profil
             yield item.result()
     finally:
         stopped.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # and wait: what runs is a line each
 
 
 _worker: tuple[FlatRun, ProfileDirs] | None = None
@@ -146,6 +146,8 @@ def _work(line: str, number: int) -> Answer:
 def _open(source: str) -> TextIO:
     # A byte that is not UTF-8 costs its own line only, and a byte order mark costs none.
     if source == "-":
+        if sys.stdin is None:
+            raise UsageError("stdin is closed", hint="name a file: --jsonl runs.jsonl")
         return open(sys.stdin.fileno(), encoding="utf-8-sig", errors="replace", closefd=False)
     try:
         return open(source, encoding="utf-8-sig", errors="replace")  # noqa: PTH123 - a path is all it is here

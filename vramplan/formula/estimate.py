@@ -151,8 +151,7 @@ def _trainable_text(static: Static) -> str:
 
 
 def _dynamic_entry(component: str, num_bytes: int, setting: Setting, plan: PhasePlan) -> Entry:
-    sizes = setting.run.sizes
-    tokens = sizes.per_device_batch_size * sizes.sequence_length
+    tokens = plan.rows * setting.run.sizes.sequence_length
     formula = f"{tokens:,} tokens × {num_bytes / tokens:,.1f} B"
     if component == "logits":
         vocab_size = setting.models[plan.role.name].vocab_size

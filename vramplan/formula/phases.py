@@ -38,17 +38,17 @@ class PhasePlan:
         name: `prefill`, `decode`, `score`, `rollout`, `reference`, `train`, …
         role: whose weights run.
         passes: what runs, one after another; the phase's peak is the highest of them.
+        rows: sequences in one of them.
         gradients_alive: whether gradients of earlier micro-batches are alive.
         engine_awake: whether a colocated rollout engine holds its share.
-        repeats: how often the phase runs before the next one, as far as the allocator can tell (1 or 2).
     """
 
     name: str
     role: Role
     passes: tuple[Traced, ...]
+    rows: int
     gradients_alive: bool = False
     engine_awake: bool = True
-    repeats: int = 1
 
 
 def plan_phases(setting: Setting) -> tuple[PhasePlan, ...]:
@@ -60,7 +60,10 @@ def _inference(setting: Setting) -> tuple[PhasePlan, ...]:
     sizes, role = setting.run.sizes, setting.run.trained
     passes = generation(setting, role, sizes.per_device_batch_size)
     names = ("prefill", "decode")
-    return tuple(PhasePlan(name=name, role=role, passes=(one,)) for name, one in zip(names, passes, strict=True))
+    rows = sizes.per_device_batch_size
+    return tuple(
+        PhasePlan(name=name, role=role, passes=(one,), rows=rows) for name, one in zip(names, passes, strict=True)
+    )
 
 
 def _score(setting: Setting) -> tuple[PhasePlan, ...]:
@@ -69,7 +72,8 @@ def _score(setting: Setting) -> tuple[PhasePlan, ...]:
     for role in setting.run.roles:
         batch = new_batch(setting, sizes.per_device_batch_size, sizes.sequence_length, caches=True)
         name = "score" if len(setting.run.roles) == 1 else f"score_{role.name}"
-        plans.append(PhasePlan(name=name, role=role, passes=(forward(setting, role, batch, all_logits),)))
+        passes = (forward(setting, role, batch, all_logits),)
+        plans.append(PhasePlan(name=name, role=role, passes=passes, rows=sizes.per_device_batch_size))
     return tuple(plans)
 
 
@@ -102,11 +106,15 @@ def _grpo(setting: Setting) -> tuple[PhasePlan, ...]:
     head = scorer(rows, completion, code)
     if setting.run.rollout is not None and setting.run.rollout.backend is not RolloutBackend.HF:
         scored = forward(setting, trained, new_batch(setting, rows, sizes.sequence_length), head)
-        plans.append(PhasePlan(name="old_logprobs", role=trained, passes=(scored,), engine_awake=_awake(setting)))
+        plans.append(
+            PhasePlan(name="old_logprobs", role=trained, passes=(scored,), rows=rows, engine_awake=_awake(setting))
+        )
     reference = setting.run.role("reference")
     if reference is not None:
         scored = forward(setting, reference, new_batch(setting, rows, sizes.sequence_length), head)
-        plans.append(PhasePlan(name="reference", role=reference, passes=(scored,), engine_awake=_awake(setting)))
+        plans.append(
+            PhasePlan(name="reference", role=reference, passes=(scored,), rows=rows, engine_awake=_awake(setting))
+        )
     batch = new_batch(setting, rows, sizes.sequence_length, trains=True)
     plans.append(train_plan(setting, batch, log_probability_loss(rows, completion, code)))
     return tuple(plans)
@@ -123,7 +131,7 @@ def _rlt(setting: Setting) -> tuple[PhasePlan, ...]:
         if role is not None:
             batch = new_batch(setting, 1, sizes.sequence_length, caches=role is not run.trained)
             passes = (forward(setting, role, batch, full_length),)
-            plans.append(PhasePlan(name=name, role=role, passes=passes, engine_awake=awake))
+            plans.append(PhasePlan(name=name, role=role, passes=passes, rows=1, engine_awake=awake))
     rows, completion = sizes.per_device_batch_size, sizes.max_completion_length
     code = LogProbCode.ROWS
     if reference is not None:
@@ -134,6 +142,7 @@ def _rlt(setting: Setting) -> tuple[PhasePlan, ...]:
                 name="reference",
                 role=reference,
                 passes=passes,
+                rows=rows,
                 gradients_alive=_accumulates(setting),
                 engine_awake=awake,
             )
@@ -205,14 +214,14 @@ def rollout_plans(setting: Setting) -> tuple[PhasePlan, ...]:
     passes: tuple[Traced, ...] = ()
     if rollout.backend is RolloutBackend.HF:
         passes = generation(setting, trained, setting.run.sizes.rollout_rows)
-    return (PhasePlan(name="rollout", role=trained, passes=passes),)
+    return (PhasePlan(name="rollout", role=trained, passes=passes, rows=setting.run.sizes.rollout_rows),)
 
 
 def train_plan(setting: Setting, batch: Batch, head: Head) -> PhasePlan:
     """One micro-batch of the trained role, at its fullest: from the second one on gradients are alive."""
     training, role = setting.run.training, setting.run.trained
     assert training is not None
-    accumulates = _accumulates(setting)
+    accumulates, rows = _accumulates(setting), batch.rows
     modules = Modules(role.load, training, setting.stack, gradients_exist=accumulates)
     step = trace_step(
         setting.models[role.name],
@@ -226,9 +235,9 @@ def train_plan(setting: Setting, batch: Batch, head: Head) -> PhasePlan:
         name="train",
         role=role,
         passes=(step,),
+        rows=rows,
         gradients_alive=accumulates,
         engine_awake=_awake(setting),
-        repeats=2 if accumulates else 1,
     )
 
 

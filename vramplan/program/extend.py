@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 NUM_TRACED_UNITS = 4
 _FIRST, _LEFT, _RIGHT, _LAST = range(NUM_TRACED_UNITS)
+_SHORTEST_RUN = 4  # fewer events in a row may be chance: a cache's tensors die in the order of their addresses
 _Key = tuple[int, int]  # (unit, ordinal of the allocation within its unit)
 
 
@@ -122,6 +123,8 @@ class _Extension:
             if wanted is None or unit != wanted[number]:
                 return None
             borders.append(self._run_end(borders[-1]))
+        if borders[2] - borders[1] < _SHORTEST_RUN:
+            return None
         try:
             for _ in self._pairs_of(borders):
                 pass

@@ -121,6 +121,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.owner = "optimizer" if self._in_optimizer else ""
         self._in_backward = phase == "backward"
 
+    @contextmanager
+    def optimizing(self) -> Iterator[None]:
+        """What is made inside are states of an optimizer: of the layer of the parameter they are like."""
+        before = self._in_optimizer, self.owner
+        self._in_optimizer, self.owner = True, "optimizer"
+        try:
+            yield
+        finally:
+            self._in_optimizer, self.owner = before
+
     def enter_layer(self, layer: int) -> None:
         """What follows works for a decoder layer of the model whose forward ran last."""
         self.layer_index = self.running.of(layer) if self.running is not None else NO_LAYER

@@ -25,6 +25,9 @@ class Watch(Protocol):
     def on_host(self) -> AbstractContextManager[None]:
         """Tensors made inside live in host memory."""
 
+    def optimizing(self) -> AbstractContextManager[None]:
+        """What is made inside are states of an optimizer."""
+
     def enter_layer(self, layer: int) -> None:
         """What follows works for a decoder layer."""
 
@@ -104,7 +107,8 @@ class Trainer:
 
     def __init__(self, model: Any, training: Training, watch: Watch, *, loop: Loop, device_type: str) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._optimizer = make_optimizer(training.optim, self._parameters, watch.on_host)
+        with watch.optimizing():
+            self._optimizer = make_optimizer(training.optim, self._parameters, watch.on_host)
         self._training = training
         self._watch = watch
         self._loop = loop

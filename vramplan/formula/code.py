@@ -1,0 +1,73 @@
+"""What transformers' code of an architecture does to memory that its shapes do not tell.
+
+Source: transformers 5.23.0 models/*/modeling_*.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Softmax(str, Enum):
+    """How eager attention takes the softmax of its scores."""
+
+    FP32 = "fp32"  # softmax(scores, dtype=torch.float32).to(query.dtype)
+    NATIVE = "native"  # softmax(scores): gpt2, gpt_oss
+    OF_HIDDEN = "of_hidden"  # softmax(scores, dtype=hidden_states.dtype): falcon
+
+
+class Split(str, Enum):
+    """How the result of a fused query/key/value projection is cut."""
+
+    CHUNK = "chunk"  # .split() or .chunk() along features: one node for all views
+    SLICES = "slices"  # states[..., a:b]: a view and a node for each (phi3)
+    FALCON = "falcon"  # slices of query heads, copies of the key and value head
+    FALCON_GROUPS = "falcon_groups"  # the same by groups, keys and values repeated for every query head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """Habits of one architecture's modules.
+
+    Args:
+        softmax: of eager attention.
+        split: of a fused projection.
+        scales_query: queries are multiplied by the scale before attention (opt), not the scores after it.
+        rotary_by_window: sliding and full layers rotate by angles of their own (gemma3).
+        rotary_ratio: features of cos and sin for each rotated one: gpt_oss keeps half.
+        rotates_halves: the two halves of a head are rotated apart and concatenated (gpt_oss).
+        always_masks: the causal mask is made where sdpa could do without (falcon).
+        calls_sdpa: the module calls sdpa itself, without grouped heads (falcon).
+        positions_per_row: learned positions are looked up for each row (opt), not once.
+        returns_weights: a layer returns its attention weights too, and they live until the next layer has returned.
+    """
+
+    softmax: Softmax = Softmax.FP32
+    split: Split = Split.CHUNK
+    scales_query: bool = False
+    rotary_by_window: bool = False
+    rotary_ratio: float = 1.0
+    rotates_halves: bool = False
+    always_masks: bool = False
+    calls_sdpa: bool = False
+    positions_per_row: bool = False
+    returns_weights: bool = False
+
+
+_CODES = {
+    "falcon": Code(
+        softmax=Softmax.OF_HIDDEN, split=Split.FALCON, always_masks=True, calls_sdpa=True, returns_weights=True
+    ),
+    "gemma3_text": Code(rotary_by_window=True),
+    "gpt2": Code(softmax=Softmax.NATIVE),
+    "gpt_oss": Code(softmax=Softmax.NATIVE, rotary_ratio=0.5, rotates_halves=True),
+    "opt": Code(scales_query=True, positions_per_row=True),
+    "phi3": Code(split=Split.SLICES),
+}
+_USUAL = Code()
+
+
+def code_of(model_type: str) -> Code:
+    """The habits of an architecture; llama's where nothing else is known of it."""
+    return _CODES.get(model_type, _USUAL)

@@ -1,0 +1,79 @@
+"""Rotary positions, op by op as transformers writes them.
+
+Source: transformers 5.23.0 models/*/modeling_*.py, apply_rotary_pos_emb and its variants.
+"""
+
+from __future__ import annotations
+
+from vramplan.core.model import Attention
+from vramplan.formula.batch import LayerInputs
+from vramplan.formula.ops import add, cat, chunk, mul, narrow, scale
+from vramplan.formula.tape import Tape, Tensor
+
+
+def rotate(tape: Tape, query: Tensor, key: Tensor, shape: Attention, inputs: LayerInputs) -> tuple[Tensor, Tensor]:
+    """`apply_rotary_pos_emb(query, key, cos, sin)`, for a part of each head where only a part rotates."""
+    assert inputs.cosine is not None
+    assert inputs.sine is not None
+    if inputs.code.rotates_halves:
+        return _rotate_halves(tape, query, inputs), _rotate_halves(tape, key, inputs)
+    if shape.rotary_dim == shape.head_dim:
+        rotated = _rotate(tape, query, inputs.cosine, inputs.sine)
+        return rotated, _rotate(tape, key, inputs.cosine, inputs.sine)
+    return _rotate_part(tape, query, key, shape, inputs)
+
+
+def _rotate_part(
+    tape: Tape, query: Tensor, key: Tensor, shape: Attention, inputs: LayerInputs
+) -> tuple[Tensor, Tensor]:
+    """Slices of both are taken first and live until both are whole again (gpt_neox, phi)."""
+    assert inputs.cosine is not None
+    assert inputs.sine is not None
+    parts = []
+    for states in (query, key):
+        numel = states.numel // shape.head_dim * shape.rotary_dim
+        parts.append((narrow(tape, states, numel), narrow(tape, states, states.numel - numel)))
+    turned_query = _rotate(tape, parts[0][0], inputs.cosine, inputs.sine)
+    turned_key = _rotate(tape, parts[1][0], inputs.cosine, inputs.sine)
+    turned_query = cat(tape, [turned_query, parts[0][1]])
+    turned_key = cat(tape, [turned_key, parts[1][1]])
+    return turned_query, turned_key
+
+
+def _rotate(tape: Tape, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """`states * cos + rotate_half(states) * sin`."""
+    return add(tape, _times(tape, states, cosine), _times(tape, _turned(tape, states), sine))
+
+
+def _times(tape: Tape, states: Tensor, angles: Tensor) -> Tensor:
+    """A product with cos or sin, which are broadcast over rows and heads, and need no gradient."""
+    return mul(tape, states, angles)
+
+
+def _turned(tape: Tape, states: Tensor) -> Tensor:
+    """`torch.cat((-x2, x1), dim=-1)`."""
+    half = states.numel // 2
+    first, second = narrow(tape, states, half), narrow(tape, states, states.numel - half)
+    return cat(tape, [scale(tape, second), first])
+
+
+def _rotate_halves(tape: Tape, states: Tensor, inputs: LayerInputs) -> Tensor:
+    """gpt_oss: `cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin))`."""
+    assert inputs.cosine is not None
+    assert inputs.sine is not None
+    half = states.numel // 2
+    first, second = chunk(tape, states, (half, half))
+    upper = add(tape, _times(tape, first, inputs.cosine), _times(tape, second, inputs.sine))
+    lower = add(tape, _times(tape, second, inputs.cosine), _times(tape, first, inputs.sine))
+    return cat(tape, [upper, lower])
+
+
+def rotate_interleaved(tape: Tape, states: Tensor, inputs: LayerInputs) -> Tensor:
+    """DeepSeek's interleaved pairs: even and odd features are views, rotated apart and concatenated."""
+    assert inputs.cosine is not None
+    assert inputs.sine is not None
+    half = states.numel // 2
+    even, odd = narrow(tape, states, half), narrow(tape, states, half)
+    upper = add(tape, _times(tape, even, inputs.cosine), _times(tape, odd, inputs.sine))
+    lower = add(tape, _times(tape, odd, inputs.cosine), _times(tape, even, inputs.sine))
+    return cat(tape, [upper, lower])
