@@ -39,7 +39,7 @@ from vramplan.formula.estimate import estimate
 from vramplan.formula.setting import Setting
 
 ROWS, TOKENS = 2, 256
-PROMPT_TOKENS, COMPLETION_TOKENS = 192, 64
+PROMPT_TOKENS, COMPLETION_TOKENS = 256, 3
 WORKSPACE_BYTES = 512
 TRAIN_PHASES = ("forward.2", "backward.2")
 
@@ -56,7 +56,6 @@ class Case:
         attention: the implementation.
         checkpoints: gradient checkpointing.
         plain: a plain loop, which holds the model's outputs, and not a trainer.
-        targets: what LoRA is aimed at.
     """
 
     model: str
@@ -66,7 +65,6 @@ class Case:
     attention: str = "sdpa"
     checkpoints: bool = False
     plain: bool = False
-    targets: tuple[str, ...] = ("all-linear",)
 
     @property
     def label(self) -> str:
@@ -93,6 +91,15 @@ class Agreement:
         return self.formula_bytes / self.real_bytes - 1
 
 
+ATTENTION_ONLY = ("q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "kv_b_proj")
+MIXTURES = frozenset({"mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"})
+
+
+def targets_of(model: str) -> tuple[str, ...]:
+    """What LoRA is aimed at: every linear layer, or attention where experts are (peft adapts their parameters too)."""
+    return ATTENTION_ONLY if model in MIXTURES else ("all-linear",)
+
+
 def run_of(case: Case) -> Run:
     """The run that a case stands for."""
     mixed = DType.BF16 if "amp" in case.precision else None
@@ -108,7 +115,7 @@ def run_of(case: Case) -> Run:
         )
     training = None
     if case.method.trains:
-        lora = Lora(r=16, target_modules=case.targets, dtype=DType.FP32) if case.tuning is Tuning.LORA else None
+        lora = Lora(r=16, target_modules=targets_of(case.model), dtype=DType.FP32) if case.tuning is Tuning.LORA else None
         training = Training(
             tuning=case.tuning,
             lora=lora,
@@ -174,12 +181,22 @@ def real_trace(case: Case, *, with_labels: bool = False) -> Any:
 def compare(case: Case) -> list[Agreement]:
     """Each phase of a case by both: the second micro-step of a training run, when gradients are alive."""
     real = real_trace(case)
+    if case.method is Method.INFERENCE:
+        real = _last_step(real)
     phases = {"train": TRAIN_PHASES} if case.method.trains else {name: (name,) for name in _phases(case)}
     formula = formula_peaks(case)
     return [
         Agreement(phase=name, real_bytes=real.peak_allocated_bytes(*names), formula_bytes=formula[name])
         for name, names in phases.items()
     ]
+
+
+def _last_step(real: Any) -> Any:
+    """The record with `decode` beginning at the last step's ids: before them the oracle lengthens the cache at once."""
+    name, begin, end = next(span for span in real.spans() if span[0] == "decode")
+    ids = ROWS * 8
+    start = next(index for index in range(begin, end) if real.events[index : index + 3] == [ids] * 3)
+    return replace(real, marks=[*real.marks[:-1], ("lengthened", begin), (name, start)])
 
 
 def _phases(case: Case) -> tuple[str, ...]:

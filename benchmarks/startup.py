@@ -61,8 +61,10 @@ METHODS = (
 def cpu_seconds(command: Sequence[str]) -> float:
     """User and system time of one process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode not in (0, 3):  # 3: answered, and it does not fit
+        sys.exit(f"{' '.join(command)} exited {done.returncode}: {done.stderr}")
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 

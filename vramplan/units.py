@@ -25,6 +25,7 @@ UNITS = {
     "GIB": GiB,
     "TIB": TiB,
 }
+MOST_BYTES = 10**18
 DISPLAY_UNITS = ("GB", "GiB", "bytes")
 
 _SIZE = re.compile(r"^\s*(?P<number>\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*(?P<unit>[A-Za-z]*)\s*$")
@@ -45,6 +46,8 @@ def parse_bytes(text: str, *, default_unit: str = "GB") -> int:
             f"{text!r} has the unknown unit {match['unit']!r}", hint="use one of B, MB, MiB, GB, GiB, TB, TiB"
         )
     num_bytes = int(Decimal(match["number"]) * UNITS[unit])
+    if num_bytes > MOST_BYTES:
+        raise UsageError(f"{text[:40]!r} is more memory than there is", hint="write 85, 85GB or 80GiB")
     if num_bytes <= 0:
         raise UsageError(f"{text!r} is not more than zero bytes", hint="write 85, 85GB or 80GiB")
     return num_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from vramplan.catalog.dirs import ProfileDirs, ProfileFile, suggestion
@@ -15,10 +16,12 @@ from vramplan.core.device import (
     modelled_context_bytes,
 )
 from vramplan.errors import UsageError
+from vramplan.units import parse_bytes
 
 _CAPABILITY = re.compile(r"^(\d+)\.(\d+)$")
 
 
+@lru_cache(maxsize=64)
 def load_gpu(name: str, dirs: ProfileDirs) -> Gpu:
     """A card by profile name, by one of its aliases, by the driver's name for it, or by a path to a `.toml`.
 
@@ -26,6 +29,30 @@ def load_gpu(name: str, dirs: ProfileDirs) -> Gpu:
         UsageError: no card has that name, or its file has a mistake.
     """
     return read_gpu(find_gpu(name, dirs).path)
+
+
+OLDEST_GUESSED_CAPABILITY = 8
+"""A budget alone says nothing of the chip: one with bf16 and flash attention is taken."""
+
+_SKIMMED = re.compile(
+    r"""^\[memory\].*?^total *= *"(?P<total>[^"]+)".*?^compute_capability *= *"(?P<major>\d+)""", re.M | re.S
+)
+
+
+@lru_cache(maxsize=8)
+def nearest_gpu(total_bytes: int, dirs: ProfileDirs) -> Gpu:
+    """The card whose memory is nearest to a budget, of those of compute capability 8.0 and newer.
+
+    The files are skimmed for the two values that decide, and only the chosen one is read in full.
+    """
+    distances: list[tuple[int, int, str]] = []
+    for name in dirs.names("gpus"):
+        match = _SKIMMED.search(dirs.find("gpus", name).path.read_text(encoding="utf-8"))
+        if match is not None and int(match["major"]) >= OLDEST_GUESSED_CAPABILITY:
+            distances.append((abs(parse_bytes(match["total"]) - total_bytes), -int(match["major"]), name))
+    if not distances:
+        raise UsageError("there is no GPU profile to take a context from", hint="name one with --gpu")
+    return load_gpu(min(distances)[2], dirs)
 
 
 def find_gpu(name: str, dirs: ProfileDirs) -> ProfileFile:

@@ -73,9 +73,7 @@ def load_run(name: str, dirs: ProfileDirs) -> RunProfile:
         if isinstance(value, dict) and key != "stack":
             raise top.error(f"{key} is a table, and run settings are flat", key=key)
     claims = tuple(_claim(table) for table in top.tables("claims"))
-    return RunProfile(
-        file=file, description=description, source=source, notes=notes, settings=settings, claims=claims
-    )
+    return RunProfile(file=file, description=description, source=source, notes=notes, settings=settings, claims=claims)
 
 
 _ABOUT = frozenset({"description", "source", "notes", "claims"})

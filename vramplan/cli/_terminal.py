@@ -9,6 +9,8 @@ import sys
 
 def write_answer(text: str) -> bool:
     """Write to stdout and flush; False when its reader has gone (`vramplan … | head`), which is no error."""
+    if sys.stdout is None:  # closed by the shell: `>&-`
+        return False
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -42,13 +44,17 @@ def columns() -> int:
 
 def has_colour() -> bool:
     """Whether stdout is a terminal that wants colours (no-color.org: any non-empty NO_COLOR says no)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return _is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def only_ascii() -> bool:
     """Whether stdout's encoding lacks the characters that tables are ruled with."""
     try:
-        "─×".encode(sys.stdout.encoding or "ascii")
+        "─×".encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except UnicodeEncodeError:
         return True
     return False
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()

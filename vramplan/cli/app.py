@@ -80,8 +80,16 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
+_HELP = {"help_option_names": ["-h", "--help"]}
+
 # rich's help cuts long flags short at 80 columns, so help is plain text.
-app = typer.Typer(cls=LazyGroup, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings=_HELP,
+)
 
 
 @app.callback()
@@ -157,7 +165,7 @@ def _load(name: str) -> Any:
     single.command(
         name,
         cls=_plain.PlainCommand if getattr(function, "plain_options", False) else None,
-        context_settings=getattr(module, "CONTEXT_SETTINGS", None),
+        context_settings=_HELP | getattr(module, "CONTEXT_SETTINGS", {}),
     )(function)
     return typer.main.get_command(single)
 

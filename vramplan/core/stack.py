@@ -14,6 +14,7 @@ class Stack:
 
     Args:
         versions: package name to version.
+        unread: packages whose version is newer than the newest that was read.
         named: the packages whose version the user gave (the rest is what is installed, or the newest known).
         fused_experts: transformers keeps routed experts in 3-D parameters, which bitsandbytes does not convert.
         converts_linear_subclasses: bitsandbytes replaces subclasses of nn.Linear too (FalconLinear).
@@ -31,6 +32,7 @@ class Stack:
         reference_skipped_at_zero_beta: TRL loads no reference when beta is 0.
         default_beta: TRL GRPO's beta.
         trainer_load_dtype: what TRL loads a model given by name in: `fp32`, `auto` or `unset` (transformers' own).
+        trainer_mixed_bf16: TRL trains under bf16 autocast unless told otherwise.
         generates_whole_batch: TRL generates for a whole accumulation cycle at once.
         vllm_sleep_available: TRL can put the colocated engine to sleep.
         default_vllm_utilization: TRL's vllm_gpu_memory_utilization.
@@ -46,6 +48,7 @@ class Stack:
 
     versions: Mapping[str, str]
     named: frozenset[str] = field(default_factory=frozenset)
+    unread: frozenset[str] = field(default_factory=frozenset)
     fused_experts: bool
     converts_linear_subclasses: bool
     default_dtype: str
@@ -62,6 +65,7 @@ class Stack:
     reference_skipped_at_zero_beta: bool
     default_beta: float
     trainer_load_dtype: str
+    trainer_mixed_bf16: bool
     generates_whole_batch: bool
     vllm_sleep_available: bool
     default_vllm_utilization: float

@@ -56,11 +56,9 @@ class LayerInputs:
         code: what transformers' code of this architecture does.
         cosine, sine: of the rotated positions; None where positions are learned or added.
         mask: the attention mask: additive in eager attention, boolean in sdpa; None where the kernel needs none.
-        alibi: a bias by distance for each head, or None.
     """
 
     code: Code
     cosine: Tensor | None = None
     sine: Tensor | None = None
     mask: Tensor | None = None
-    alibi: Tensor | None = None

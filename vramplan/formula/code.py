@@ -22,8 +22,16 @@ class Split(str, Enum):
 
     CHUNK = "chunk"  # .split() or .chunk() along features: one node for all views
     SLICES = "slices"  # states[..., a:b]: a view and a node for each (phi3)
-    FALCON = "falcon"  # slices of query heads, copies of the key and value head
-    FALCON_GROUPS = "falcon_groups"  # the same by groups, keys and values repeated for every query head
+    FALCON = "falcon"  # by heads, see vramplan.formula.falcon
+
+
+class Router(str, Enum):
+    """How a mixture of experts chooses."""
+
+    SOFTMAX = "softmax"  # fp32 probabilities, kept in fp32: mixtral
+    SOFTMAX_CAST = "softmax_cast"  # cast back to the dtype of the logits: qwen3_moe
+    SIGMOID = "sigmoid"  # of logits computed in fp32: deepseek_v3
+    TOP_K = "top_k"  # softmax of the largest logits: gpt_oss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,25 +41,35 @@ class Code:
     Args:
         softmax: of eager attention.
         split: of a fused projection.
+        norms_after_projections: query and key heads are normalised once all three projections are made (gemma3).
         scales_query: queries are multiplied by the scale before attention (opt), not the scores after it.
         rotary_by_window: sliding and full layers rotate by angles of their own (gemma3).
         rotary_ratio: features of cos and sin for each rotated one: gpt_oss keeps half.
+        slices_rotary: heads are cut into a rotated part and the rest, and joined again, even where all of it rotates.
         rotates_halves: the two halves of a head are rotated apart and concatenated (gpt_oss).
         always_masks: the causal mask is made where sdpa could do without (falcon).
         calls_sdpa: the module calls sdpa itself, without grouped heads (falcon).
         positions_per_row: learned positions are looked up for each row (opt), not once.
+        router: of a mixture of experts.
+        inlines_mlp: the layer runs the feed-forward itself, over one name (opt).
+        keeps_branch: the attention's output has a name of its own in the layer, and lives until the layer returns.
         returns_weights: a layer returns its attention weights too, and they live until the next layer has returned.
     """
 
     softmax: Softmax = Softmax.FP32
     split: Split = Split.CHUNK
+    norms_after_projections: bool = False
     scales_query: bool = False
     rotary_by_window: bool = False
     rotary_ratio: float = 1.0
+    slices_rotary: bool = False
     rotates_halves: bool = False
     always_masks: bool = False
     calls_sdpa: bool = False
     positions_per_row: bool = False
+    router: Router = Router.SOFTMAX
+    inlines_mlp: bool = False
+    keeps_branch: bool = False
     returns_weights: bool = False
 
 
@@ -59,11 +77,15 @@ _CODES = {
     "falcon": Code(
         softmax=Softmax.OF_HIDDEN, split=Split.FALCON, always_masks=True, calls_sdpa=True, returns_weights=True
     ),
-    "gemma3_text": Code(rotary_by_window=True),
-    "gpt2": Code(softmax=Softmax.NATIVE),
-    "gpt_oss": Code(softmax=Softmax.NATIVE, rotary_ratio=0.5, rotates_halves=True),
-    "opt": Code(scales_query=True, positions_per_row=True),
-    "phi3": Code(split=Split.SLICES),
+    "gemma3_text": Code(rotary_by_window=True, norms_after_projections=True),
+    "deepseek_v2": Code(router=Router.SIGMOID),
+    "deepseek_v3": Code(router=Router.SIGMOID),
+    "gpt2": Code(softmax=Softmax.NATIVE, keeps_branch=True),
+    "gpt_bigcode": Code(keeps_branch=True),
+    "gpt_oss": Code(softmax=Softmax.NATIVE, rotary_ratio=0.5, rotates_halves=True, router=Router.TOP_K),
+    "qwen3_moe": Code(router=Router.SOFTMAX_CAST),
+    "opt": Code(scales_query=True, positions_per_row=True, inlines_mlp=True),
+    "phi3": Code(split=Split.SLICES, slices_rotary=True),
 }
 _USUAL = Code()
 

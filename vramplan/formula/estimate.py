@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vramplan.core.report import Basis, Component, Entry, Phase
-from vramplan.core.run import RolloutBackend
+from vramplan.core.run import Method, RolloutBackend
 from vramplan.formula.phases import PhasePlan, plan_phases
 from vramplan.formula.reserved import Reserved, reserve
 from vramplan.formula.segments import Amounts
@@ -23,11 +23,21 @@ class Estimate:
 
     @property
     def peak(self) -> Phase:
-        """The phase that needs most by itself: segments that earlier phases left cached do not count."""
+        """The phase with the most device memory; of equal ones the one that needs most by itself."""
+        own = {phase.name: _own_bytes(phase) for phase in self.phases}
+        return max(self.phases, key=lambda phase: (phase.device_used_bytes, own[phase.name]))
+
+    @property
+    def neediest(self) -> Phase:
+        """The phase that needs most by itself: segments that other phases left cached do not count."""
         return max(
             self.phases,
-            key=lambda phase: phase.device_used_bytes - phase.component_bytes(Component.FRAGMENTATION),
+            key=_own_bytes,
         )
+
+
+def _own_bytes(phase: Phase) -> int:
+    return phase.device_used_bytes - phase.component_bytes(Component.FRAGMENTATION)
 
 
 def estimate(setting: Setting) -> Estimate:
@@ -39,7 +49,27 @@ def estimate(setting: Setting) -> Estimate:
     phases += [_phase(setting, static, plan, reserved) for plan in plans]
     if setting.run.training is not None:
         phases.append(_optimizer_phase(setting, static, plans, reserved))
-    return Estimate(phases=tuple(phases))
+    return Estimate(phases=_settled(phases, keeps_cache=setting.run.method is not Method.RLT))
+
+
+def _settled(phases: list[Phase], *, keeps_cache: bool) -> tuple[Phase, ...]:
+    """Give the deciding phase what the allocator still holds of later ones: from the second cycle on it has it too.
+
+    RLT empties the cache between phases, so there each phase is its own.
+    """
+    if not keeps_cache:
+        return tuple(phases)
+    deciding = Estimate(phases=tuple(phases)).neediest
+    missing = max(phase.reserved_bytes for phase in phases) - deciding.reserved_bytes
+    return tuple(_with_cached(phase, missing) if phase is deciding and missing > 0 else phase for phase in phases)
+
+
+def _with_cached(phase: Phase, num_bytes: int) -> Phase:
+    entries = tuple(
+        replace(entry, num_bytes=entry.num_bytes + num_bytes) if entry.component is Component.FRAGMENTATION else entry
+        for entry in phase.entries
+    )
+    return replace(phase, entries=entries)
 
 
 def _load_phase(setting: Setting, static: Static, reserved: Reserved) -> Phase:
@@ -59,6 +89,8 @@ def _load_phase(setting: Setting, static: Static, reserved: Reserved) -> Phase:
 
 def _phase(setting: Setting, static: Static, plan: PhasePlan, reserved: Reserved) -> Phase:
     entries = _resident_entries(static, plan)
+    if plan.passes:
+        entries += static.gathered_entries(plan.role, generates=plan.name == "rollout")
     highest: Amounts = {}
     for one in plan.passes:
         level = one.level({})
@@ -72,6 +104,17 @@ def _optimizer_phase(setting: Setting, static: Static, plans: tuple[PhasePlan, .
     train = plans[-1]
     entries = [entry for entry in _resident_entries(static, train) if entry.component is not Component.GRADIENTS]
     entries.append(_gradient_entry(static))
+    if static.kept_outputs_bytes:
+        entries.append(
+            Entry(
+                component=Component.LOGITS,
+                label="the loop's outputs",
+                num_bytes=static.kept_outputs_bytes,
+                basis=Basis.MODELLED,
+                formula="logits of every token",
+                source="a plain loop holds the model's outputs until the next forward returns",
+            )
+        )
     if static.step_bytes:
         entries.append(
             Entry(
@@ -175,12 +218,11 @@ def _dynamic_entry(component: str, num_bytes: int, setting: Setting, plan: Phase
 def _finished(name: str, entries: list[Entry], setting: Setting, reserved: Reserved, *, engine: bool) -> Phase:
     """Add what torch's tensors do not show: fragmentation, the engine's share, the context."""
     entries = [entry for entry in entries if entry.num_bytes]
-    allocated = Phase(name=name, entries=tuple(entries)).allocated_bytes
     entries.append(
         Entry(
             component=Component.FRAGMENTATION,
             label="segments that no tensor uses",
-            num_bytes=reserved.fragmentation_bytes(name, allocated),
+            num_bytes=reserved.fragmentation_bytes(name),
             basis=Basis.MODELLED,
             formula="the run's allocations replayed through a model of the caching allocator",
             source="c10/cuda/CUDACachingAllocator.cpp, vramplan/allocator",

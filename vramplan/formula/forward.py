@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vramplan.core.model import LayerShape, ModelShape
-from vramplan.core.run import AttentionImplementation
 from vramplan.dtypes import DType
-from vramplan.formula.attention import Batch
+from vramplan.formula.batch import Batch, LayerInputs
 from vramplan.formula.block import LayerWeights, run_layer
+from vramplan.formula.code import code_of
 from vramplan.formula.linear import linear
 from vramplan.formula.logits import final_norm
+from vramplan.formula.masks import kind_of, layer_inputs
 from vramplan.formula.modules import Modules
 from vramplan.formula.norms import normalise
 from vramplan.formula.ops import add, dropout, scale
-from vramplan.formula.tape import Grads, Leaf, Tape, Tensor, apply, checkpoint
+from vramplan.formula.tape import Block, Grads, Leaf, Tape, Tensor, apply, checkpoint
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Trunk:
 
     Args:
         hidden: after the final norm.
-        batch: positions and masks, which checkpointed layers keep.
+        batch: rows and tokens.
         marks: event counts: when the first layer began, and when each ended.
         nodes: node counts at the same places.
         kept: what the training loop still refers to during the backward.
@@ -68,37 +68,60 @@ class Trunk:
     kept: list[Tensor] = field(default_factory=list)
 
 
-def embed(tape: Tape, model: ModelShape, modules: Modules, batch: Batch, *, input_needs_grad: bool) -> Tensor:
-    """Token embedding, learned positions, scaling and norm, up to the first layer."""
-    weight = modules.embed(model)
-    tokens = model.embeddings[0]
-    numel = batch.num_tokens * tokens.embedding_dim
-    weight_numel, dtype = weight.numel, weight.dtype
+def embed(
+    tape: Tape, model: ModelShape, modules: Modules, batch: Batch, *, input_needs_grad: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Token embedding, learned positions, scaling and norm, up to the first layer.
 
-    def derivative(_grad: Tensor) -> Grads:
-        # embedding_dense_backward sorts the ids: two int64 copies beside the zeroed gradient.
-        grad_weight = tape.empty(weight_numel, dtype)
-        ids = [tape.empty(batch.num_tokens, DType.INT64) for _ in range(2)]
-        del ids
-        return (grad_weight,)
-
-    ids = tape.empty(batch.num_tokens, DType.INT64)
-    hidden = apply(tape, numel, dtype, (weight,), (ids,), derivative)
+    Returns:
+        The hidden states, and what the model's forward refers to until it returns.
+    """
+    hidden = _lookup(tape, modules.embed(model), batch, model.embeddings[0].embedding_dim, rows=batch.rows)
     if input_needs_grad and hidden.node is None:
-        hidden.leaf = Leaf()
+        hidden.leaf = Leaf(hidden.detach())
     if model.embedding_multiplier:
         hidden = scale(tape, hidden)
     if model.projection_in is not None:
         hidden = linear(tape, hidden, modules.linear(model.projection_in))
-    for _positions in model.embeddings[1:]:
-        hidden = add(tape, hidden, tape.empty(batch.num_tokens * model.hidden_size, dtype))
+    kept = [hidden, tape.empty(batch.tokens, DType.INT64)]
+    for positions in model.embeddings[1:]:
+        rows = batch.rows if code_of(model.model_type).positions_per_row else 1
+        weight = modules.parameter(positions.num_embeddings * positions.embedding_dim)
+        kept.append(_lookup(tape, weight, batch, positions.embedding_dim, rows=rows))
+        hidden = add(tape, hidden, kept[-1])
     if model.embedding_dropout and batch.trains:
         hidden = dropout(tape, hidden)
     if model.embedding_norm is not None:
         weight, bias = modules.norm(model.embedding_norm)
         norm = model.embedding_norm
         hidden = normalise(tape, hidden, weight, kind=norm.kind, size=norm.size, bias=bias)
-    return hidden
+    return hidden, kept
+
+
+UNSORTED_LIMIT = 3072
+"""Embedding.cu embedding_dense_backward_cuda: fewer ids than this are not sorted."""
+ROWS_PER_THREAD = 10
+"""EmbeddingBackwardKernel.cu NROWS_PER_THREAD."""
+
+
+def _lookup(tape: Tape, weight: Tensor, batch: Batch, width: int, *, rows: int) -> Tensor:
+    """`torch.nn.Embedding`: its derivative sums rows of the gradient into zeros, by sorted ids where there are many."""
+    ids = rows * batch.tokens
+    weight_numel, dtype = weight.numel, weight.dtype
+
+    def derivative(_grad: Tensor) -> Grads:
+        if ids <= UNSORTED_LIMIT:
+            return (tape.empty(weight_numel, dtype),)
+        sorting = [tape.empty(ids, DType.INT64) for _ in range(2)]
+        grad_weight = tape.empty(weight_numel, dtype)
+        segments = min(ids, weight_numel // width)
+        partial = ids // ROWS_PER_THREAD + segments
+        sums = [tape.empty(size, DType.INT64) for size in (segments, segments, segments, partial)]
+        sums.append(tape.empty(partial * width, DType.FP32))
+        del sorting, sums
+        return (grad_weight,)
+
+    return apply(tape, ids * width, dtype, (weight,), (tape.empty(ids, DType.INT64),), derivative)
 
 
 def trunk(
@@ -118,39 +141,30 @@ def trunk(
         tape: where it allocates.
         model: the model.
         modules: its weights.
-        batch: rows and tokens; positions and masks are added to it.
+        batch: rows and tokens.
         layers: the layers to run, in order.
         checkpoints: whether each layer keeps only its input.
         input_needs_grad: whether the embedding's output is made to need a gradient (LoRA under checkpointing).
         caches: for each layer its key and value tensors, replaced as they grow; None without a cache.
     """
-    hidden = embed(tape, model, modules, batch, input_needs_grad=input_needs_grad)
-    positions(tape, model, batch, hidden.dtype)
+    hidden, kept = embed(tape, model, modules, batch, input_needs_grad=input_needs_grad)
+    inputs = layer_inputs(tape, model, batch, modules.embed(model).dtype)
     marks, nodes = [len(tape.events)], [tape.num_nodes]
+    outputs: tuple[Tensor, Tensor | None] = (hidden, None)
     for index, layer in enumerate(layers):
-        layer_caches = caches[index] if caches else []
+        block = _bound(tape, layer, batch, inputs[kind_of(layer.shape.attention)], caches[index] if caches else [])
         if checkpoints:
             assert hidden.storage is not None
             tape.owners[hidden.storage.serial] = "checkpoints"
-            hidden = checkpoint(tape, _bound(tape, layer, batch, layer_caches), hidden)
+            outputs = checkpoint(tape, block, hidden)
         else:
-            hidden = run_layer(tape, hidden, layer, batch, layer_caches)
+            outputs = block(hidden)
+        hidden = outputs[0]
         marks.append(len(tape.events))
         nodes.append(tape.num_nodes)
     hidden = final_norm(tape, hidden, model, modules.head(model))
     return Trunk(hidden=hidden, batch=batch, marks=marks, nodes=nodes)
 
 
-def _bound(tape: Tape, layer: LayerWeights, batch: Batch, caches: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda hidden: run_layer(tape, hidden, layer, batch, caches)
-
-
-def positions(tape: Tape, model: ModelShape, batch: Batch, dtype: DType) -> None:
-    """cos and sin of rotary positions, and eager attention's additive mask, both made once for all layers."""
-    attention = model.layers[0].attention
-    if attention.rotary_dim:
-        angles = batch.tokens * attention.rotary_dim
-        batch.rotary = tape.empty(2 * angles, dtype)
-    if batch.implementation is AttentionImplementation.EAGER:
-        with tape.owner("attention"):
-            batch.mask = tape.empty(batch.rows * batch.tokens * batch.key_tokens, dtype)
+def _bound(tape: Tape, layer: LayerWeights, batch: Batch, inputs: LayerInputs, caches: list[Tensor]) -> Block:
+    return lambda hidden: run_layer(tape, hidden, layer, batch, inputs, caches)

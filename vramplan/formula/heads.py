@@ -108,8 +108,9 @@ def log_probability_loss(rows: int, tokens: int, code: LogProbCode, *, scratch: 
 
         def head(tape: Tape, step: Trunk) -> Tensor:
             values = score(tape, step)
-            reference = tape.scratch(scratch)
-            del reference
+            with tape.owner("logits"):
+                reference = tape.scratch(scratch)
+                del reference
             ratios = unary(tape, values, saves="result")
             return reduce(tape, ratios, 1)
 
@@ -119,7 +120,7 @@ def log_probability_loss(rows: int, tokens: int, code: LogProbCode, *, scratch: 
 
 
 def model_loss(setting: Setting, role: Role, modules: Modules) -> HeadOnTape:
-    """The model's own loss on labels. A plain loop holds the model's outputs through the backward; a trainer does not."""
+    """The model's own loss on labels. A plain loop holds its outputs through the backward; a trainer does not."""
     model = setting.models[role.name]
     upcasts = setting.stack.every_loss_upcasts or model.model_type not in OWN_LOSS
 

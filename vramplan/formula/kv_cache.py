@@ -58,6 +58,11 @@ def seen_tokens(shape: Attention, batch: Batch) -> int:
     return cached_tokens(shape, batch.past_tokens, sliding=batch.sliding_cache) + batch.tokens
 
 
+def group_size(query: Tensor, key: Tensor, shape: Attention, batch: Batch) -> int:
+    """Query heads for each key and value head, as the tensors have them now."""
+    return query.numel * seen_tokens(shape, batch) // (key.numel * batch.tokens)
+
+
 def update_cache(
     tape: Tape, key: Tensor, value: Tensor, shape: Attention, batch: Batch, caches: list[Tensor]
 ) -> tuple[Tensor, Tensor]:

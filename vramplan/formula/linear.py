@@ -38,6 +38,7 @@ class Weights:
         bias: the bias, or None.
         quantization: how the weight is stored.
         adapter: the LoRA branch, or None.
+        adds_bias: the bias is added in an op of its own (FalconLinear).
     """
 
     in_features: int
@@ -46,6 +47,7 @@ class Weights:
     bias: Tensor | None = None
     quantization: Quantization = Quantization.NONE
     adapter: Adapter | None = None
+    adds_bias: bool = False
 
 
 def parameter(numel: int, dtype: DType, *, trains: bool, has_gradient: bool = False) -> Tensor:
@@ -93,6 +95,8 @@ def _base(tape: Tape, hidden: Tensor, weights: Weights) -> Tensor:
         return _int8(tape, hidden, weights)
     if weights.quantization is Quantization.NONE:
         numel = hidden.numel // weights.in_features * weights.out_features
+        if weights.bias is not None and weights.adds_bias:
+            return add(tape, matmul(tape, hidden, weights.weight, numel), weights.bias)
         return matmul(tape, hidden, weights.weight, numel, bias=weights.bias)
     return _four_bit(tape, hidden, weights)
 

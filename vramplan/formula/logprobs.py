@@ -2,7 +2,7 @@
 
 Sources: TRL trainer/utils.py selective_log_softmax (0.15 to 1.14) and trainer/grpo_trainer.py by version; TRL
 kernels/chunked_logprob.py (from 1.15: tiles of 4,096 tokens × 32,768 vocabulary entries, never full logits); RLT
-trainers/grpo.py at 86a3f5c (slices, a copy divided by the temperature, a log-softmax of each row).
+trainers/grpo.py at 86a3f5c (slices, a copy divided by the temperature, then as TRL 0.15).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vramplan.core.model import ModelShape
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
 from vramplan.formula.logits import HeadWeights, head_logits
-from vramplan.formula.ops import add, chunk, scale, to, unary
+from vramplan.formula.ops import add, chunk, narrow, scale, to, unary
 from vramplan.formula.tape import Grads, Tape, Tensor, apply, connect
 
 TILE_TOKENS = 4096
@@ -25,14 +25,16 @@ STATISTICS = 7
 class LogProbCode(str, Enum):
     """Which code turns logits into log-probabilities."""
 
-    ROWS = "rows"  # a log-softmax of each row (RLT, TRL before 0.15)
-    SELECTIVE = "selective"  # gathered logits less log-sum-exp (TRL 0.15 to 1.14, fp32 logits)
+    ROWS = "rows"  # a log-softmax of each row (TRL before 0.15; 16-bit logits in the others)
+    SELECTIVE = "selective"  # gathered logits less log-sum-exp where logits are fp32 (TRL 0.15 to 1.14, RLT)
     FUSED = "fused"  # tiles, no logits (TRL from 1.15)
 
 
 def code_of(stack: Stack, *, rlt: bool) -> LogProbCode:
     """The code that a stack runs."""
-    if rlt or not stack.selective_log_softmax:
+    if rlt:
+        return LogProbCode.SELECTIVE
+    if not stack.selective_log_softmax:
         return LogProbCode.ROWS
     return LogProbCode.FUSED if stack.fused_lm_head else LogProbCode.SELECTIVE
 
@@ -74,19 +76,31 @@ def token_log_probabilities(
     with tape.owner("logits"):
         if fp32_outputs:
             logits = to(tape, logits, DType.FP32)
-        whole, dtype = logits.numel, logits.dtype
-        logits = connect(
-            tape,
-            Tensor(logits.storage, rows * tokens * vocab_size, dtype),
-            (logits,),
-            (),
-            lambda _grad: (tape.empty(whole, dtype),),
-        )
-        if divides_by_temperature and not temperature_in_place:
-            logits = scale(tape, logits)
+        logits = narrow(tape, logits, rows * tokens * vocab_size)
+        if divides_by_temperature:
+            logits = _divided_in_place(tape, logits) if temperature_in_place else scale(tape, logits)
         if code is LogProbCode.SELECTIVE and logits.dtype is DType.FP32:
             return _selective(tape, logits, rows, tokens)
         return _by_rows(tape, logits, rows, tokens)
+
+
+def _divided_in_place(tape: Tape, logits: Tensor) -> Tensor:
+    """`logits.div_(temperature)` on a slice: no copy forward, three in its derivative (autograd CopySlices).
+
+    The gradient of the whole is copied, the slice's part of it cloned, divided and written back.
+    """
+    numel, dtype = logits.numel, logits.dtype
+
+    def derivative(_grad: Tensor) -> Grads:
+        whole = tape.empty(numel, dtype)
+        clone = tape.empty(numel, dtype)
+        divided = tape.empty(numel, dtype)
+        del clone, divided
+        return (whole,)
+
+    divided = connect(tape, Tensor(logits.storage, numel, dtype), (logits,), (), derivative)
+    # Later ops see a slice of the rebuilt whole.
+    return narrow(tape, divided, numel)
 
 
 def _by_rows(tape: Tape, logits: Tensor, rows: int, tokens: int) -> Tensor:
@@ -121,10 +135,10 @@ def _log_sum_exp(tape: Tape, row: Tensor, tokens: int) -> Tensor:
 
 
 def _gather(tape: Tape, values: Tensor, numel: int) -> Tensor:
-    """`torch.gather` along the vocabulary: its derivative scatters into zeros of the whole size."""
+    """`torch.gather` along the vocabulary: keeps its input; its derivative scatters into zeros of that size."""
     whole, dtype = values.numel, values.dtype
     index = tape.empty(numel, DType.INT64)
-    return apply(tape, numel, dtype, (values,), (index,), lambda _grad: (tape.empty(whole, dtype),))
+    return apply(tape, numel, dtype, (values,), (values, index), lambda _grad: (tape.empty(whole, dtype),))
 
 
 def _stack(tape: Tape, parts: list[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from vramplan.core.model import (
     Linear,
     MixtureOfExperts,
     ModelShape,
+    ModuleKind,
     Norm,
     layer_linears,
     layer_norms,
@@ -16,6 +17,7 @@ from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
 from vramplan.formula.adapters import is_target
 from vramplan.formula.block import LayerWeights
+from vramplan.formula.experts import ExpertWeights
 from vramplan.formula.linear import Adapter, Weights, parameter
 from vramplan.formula.logits import HeadWeights
 from vramplan.formula.tape import Tensor
@@ -73,6 +75,7 @@ class Modules:
             bias=self.parameter(linear.out_features) if linear.bias else None,
             quantization=self.load.quantization if converted else Quantization.NONE,
             adapter=adapter,
+            adds_bias=linear.kind is ModuleKind.LINEAR_SUBCLASS,
         )
 
     def norm(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
@@ -85,12 +88,18 @@ class Modules:
         if isinstance(layer.mlp, MixtureOfExperts):
             moe = layer.mlp
             width = moe.num_experts * moe.hidden_size * moe.intermediate_size
-            experts = (self.parameter(2 * width), self.parameter(width))
+            experts = ExpertWeights(
+                gate_up=self.parameter(2 * width),
+                down=self.parameter(width),
+                gate_up_bias=self.parameter(2 * moe.num_experts * moe.intermediate_size) if moe.expert_bias else None,
+                down_bias=self.parameter(moe.num_experts * moe.hidden_size) if moe.expert_bias else None,
+            )
         return LayerWeights(
             shape=layer,
             linears={linear.name: self.linear(linear) for linear in layer_linears(layer)},
             norms={norm.name: self.norm(norm) for norm in layer_norms(layer)},
             experts=experts,
+            sinks=self.parameter(layer.attention.num_sinks) if layer.attention.num_sinks else None,
         )
 
     def embed(self, model: ModelShape) -> Tensor:

@@ -7,7 +7,7 @@ temporaries the derivative makes); aten/src/ATen/autocast_mode.h (what runs in w
 from __future__ import annotations
 
 from vramplan.dtypes import DType
-from vramplan.formula.tape import GatherNode, Grads, Tape, Tensor, apply, connect
+from vramplan.formula.tape import GatherNode, Grads, Node, Tape, Tensor, apply, connect
 
 
 def promote(first: DType, second: DType) -> DType:
@@ -21,6 +21,11 @@ def to(tape: Tape, tensor: Tensor, dtype: DType) -> Tensor:
         return tensor
     source, numel = tensor.dtype, tensor.numel
     return apply(tape, numel, dtype, (tensor,), (), lambda _grad: (tape.empty(numel, source),))
+
+
+def autocast_dtype(tape: Tape, tensor: Tensor) -> DType:
+    """The dtype that a matrix multiplication takes it in."""
+    return tensor.dtype if tape.autocast is None else tape.autocast
 
 
 def to_autocast(tape: Tape, tensor: Tensor) -> Tensor:
@@ -134,27 +139,42 @@ def mul(tape: Tape, first: Tensor, second: Tensor) -> Tensor:
     shapes = ((first.numel, first.dtype, needs[0]), (second.numel, second.dtype, needs[1]))
 
     def derivative(_grad: Tensor) -> Grads:
-        return [_like(tape, tape.empty(numel, dtype), size, own) if need else None for size, own, need in shapes]
+        # Both products are there before the engine sums and casts them (engine.cpp, validate_outputs).
+        grads: list[Tensor | None] = [tape.empty(numel, dtype) if need else None for *_, need in shapes]
+        for index, (size, own, _) in enumerate(shapes):
+            grad, grads[index] = grads[index], None
+            if grad is not None:
+                grads[index] = _like(tape, grad, size, own)
+            del grad
+        return grads
 
     saved = (second if needs[0] else None, first if needs[1] else None)
     return apply(tape, numel, dtype, (first, second), saved, derivative)
 
 
 def narrow(tape: Tape, tensor: Tensor, numel: int) -> Tensor:
-    """A slice: a view, whose derivative fills a whole-size gradient with zeros around its part (slice_backward)."""
+    """A slice: a view, whose derivative fills a whole-size gradient with zeros around its part (slice_backward).
+
+    A slice of everything is the tensor itself (python_variable_indexing.cpp, applySlice).
+    """
     whole, dtype = tensor.numel, tensor.dtype
+    if numel == whole:
+        return tensor
     part = Tensor(tensor.storage, numel, dtype)
     return connect(tape, part, (tensor,), (), lambda _grad: (tape.empty(whole, dtype),))
 
 
 def chunk(tape: Tape, tensor: Tensor, numels: tuple[int, ...]) -> list[Tensor]:
-    """`.split()` / `.chunk()`: one node for all views, whose derivative concatenates their gradients once all are there."""
+    """`.split()` / `.chunk()`: one node for all views, whose derivative concatenates their gradients once all are there.
+
+    The gradients of one view are summed as they come; a node for each view stands for its place in the buffer.
+    """
     whole, dtype = tensor.numel, tensor.dtype
     parts = [Tensor(tensor.storage, numel, dtype) for numel in numels]
     if tape.grad_enabled and tensor.requires_grad:
         node = GatherNode(tape, (tensor.node or tensor.leaf,), (), lambda _grad: (tape.empty(whole, dtype),))
         for part in parts:
-            part.node = node
+            part.node = Node(tape, (node,), (), _pass_on)
     return parts
 
 
@@ -169,3 +189,27 @@ def cat(tape: Tape, parts: list[Tensor]) -> Tensor:
         return [_like(tape, Tensor(grad.storage, numel, grad.dtype), numel, own) for numel, own in shapes]
 
     return apply(tape, sum(part.numel for part in parts), dtype, parts, (), derivative)
+
+
+def repeat(tape: Tape, states: Tensor, times: int, *, is_view: bool) -> Tensor:
+    """`repeat_kv`: an expanded view, made contiguous unless there is one head only; its derivative sums the groups."""
+    if times == 1:
+        return states
+    numel, dtype = states.numel, states.dtype
+
+    def derivative(_grad: Tensor) -> Grads:
+        return (tape.empty(numel, dtype),)
+
+    if is_view:
+        return connect(tape, Tensor(states.storage, numel * times, dtype), (states,), (), derivative)
+    return apply(tape, numel * times, dtype, (states,), (), derivative)
+
+
+def add_in_place(tape: Tape, total: Tensor, other: Tensor) -> Tensor:
+    """`total += other`: the same storage; both get the gradient itself."""
+    needs = (total.requires_grad, other.requires_grad)
+
+    def derivative(grad: Tensor) -> Grads:
+        return [grad.detach() if need else None for need in needs]
+
+    return connect(tape, Tensor(total.storage, total.numel, total.dtype), (total, other), (), derivative)

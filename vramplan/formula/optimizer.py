@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from vramplan.dtypes import DType
-from vramplan.errors import UsageError
+from vramplan.errors import CannotTellError
 from vramplan.formula.blocks import allocated
 
 EIGHT_BIT_BLOCK = 256
@@ -129,14 +129,12 @@ def _paged(optimizer: Optimizer) -> Optimizer:
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw_torch": _ADAMW,
-    "adamw_hf": _ADAMW,
     "adamw_torch_fused": Optimizer(
         states=_two_moments_and_step, description="two moments in the parameter's dtype, no temporaries (fused)"
     ),
     "adamw_8bit": _ADAMW_8BIT,
     "adamw_bnb_8bit": _ADAMW_8BIT,
     "paged_adamw_8bit": _paged(_ADAMW_8BIT),
-    "paged_adamw": _paged(_ADAMW_32BIT),
     "paged_adamw_32bit": _paged(_ADAMW_32BIT),
     "lion_8bit": _LION_8BIT,
     "lion_32bit": _LION_32BIT,
@@ -153,10 +151,10 @@ def find_optimizer(name: str) -> Optimizer:
     """The optimizer of that `--optim` name.
 
     Raises:
-        UsageError: it is not known.
+        CannotTellError: it is not modelled.
     """
     if name not in OPTIMIZERS:
-        raise UsageError(f"the optimizer {name!r} is not known", hint=f"use one of {', '.join(sorted(OPTIMIZERS))}")
+        raise CannotTellError(f"the optimizer {name!r} is not modelled", hint=f"use {', '.join(sorted(OPTIMIZERS))}")
     return OPTIMIZERS[name]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from vramplan.core.model import ModelShape
 from vramplan.dtypes import DType
-from vramplan.formula.attention import Batch, cache_elements
+from vramplan.formula.batch import Batch
 from vramplan.formula.forward import Trunk, sample, trunk
+from vramplan.formula.kv_cache import cache_elements
 from vramplan.formula.modules import Modules
 from vramplan.formula.tape import Tape, Tensor, backward
 from vramplan.formula.traced import Traced, pieces_of
@@ -50,7 +51,6 @@ def trace_step(
     step.hidden = loss
     backward_marks = backward(tape, loss, boundaries=nodes[::-1])
     del step, loss, inputs
-    batch.release()
     return Traced(
         events=tuple(tape.events),
         owners=tape.owners,
@@ -79,7 +79,6 @@ def trace_forward(model: ModelShape, modules: Modules, batch: Batch, head: Head,
         step.hidden = head(tape, step)
     marks = step.marks
     del step, inputs, caches
-    batch.release()
     return Traced(
         events=tuple(tape.events),
         owners=tape.owners,

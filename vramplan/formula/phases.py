@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vramplan.core.run import Method, Role, RolloutBackend
-from vramplan.formula.attention import Batch
+from vramplan.formula.batch import Batch
 from vramplan.formula.heads import (
     Head,
     all_logits,
@@ -20,7 +20,7 @@ from vramplan.formula.heads import (
     model_loss,
     scorer,
 )
-from vramplan.formula.logprobs import LogProbCode, code_of
+from vramplan.formula.logprobs import code_of
 from vramplan.formula.modules import Modules
 from vramplan.formula.passes import trace_forward, trace_step
 from vramplan.formula.setting import Setting
@@ -133,7 +133,7 @@ def _rlt(setting: Setting) -> tuple[PhasePlan, ...]:
             passes = (forward(setting, role, batch, full_length),)
             plans.append(PhasePlan(name=name, role=role, passes=passes, rows=1, engine_awake=awake))
     rows, completion = sizes.per_device_batch_size, sizes.max_completion_length
-    code = LogProbCode.ROWS
+    code = code_of(setting.stack, rlt=True)
     if reference is not None:
         batch = new_batch(setting, rows, sizes.sequence_length, caches=True)
         passes = (forward(setting, reference, batch, scorer(rows, completion, code)),)
@@ -202,7 +202,8 @@ def generation(setting: Setting, role: Role, rows: int) -> tuple[Traced, Traced]
     sizes = setting.run.sizes
     prefill = new_batch(setting, rows, sizes.max_prompt_length, caches=True)
     decode = new_batch(setting, rows, 1, caches=True)
-    decode.past_tokens = sizes.sequence_length - 1
+    # The prefill yields the first token of the completion, and the last one is never fed back.
+    decode.past_tokens = sizes.max_prompt_length + max(sizes.max_completion_length - 2, 0)
     return forward(setting, role, prefill, last_logits), forward(setting, role, decode, last_logits)
 
 
@@ -221,7 +222,9 @@ def train_plan(setting: Setting, batch: Batch, head: Head) -> PhasePlan:
     """One micro-batch of the trained role, at its fullest: from the second one on gradients are alive."""
     training, role = setting.run.training, setting.run.trained
     assert training is not None
-    accumulates, rows = _accumulates(setting), batch.rows
+    rows = batch.rows
+    # Sharded gradients are reduced layer by layer, and DDP's buckets are there from the start.
+    accumulates = _accumulates(setting) or setting.run.sharding.num_gpus > 1
     modules = Modules(role.load, training, setting.stack, gradients_exist=accumulates)
     step = trace_step(
         setting.models[role.name],

@@ -12,6 +12,7 @@ from vramplan.formula.setting import Setting
 from vramplan.formula.static import Static
 from vramplan.formula.timeline import Blocks, Timeline
 from vramplan.formula.weights import StoredWeight
+from vramplan.formula.whole import WholePass
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,9 +29,9 @@ class Reserved:
     reserved: dict[str, int] = field(default_factory=dict)
     allocated: dict[str, int] = field(default_factory=dict)
 
-    def fragmentation_bytes(self, phase: str, allocated_bytes: int) -> int:
+    def fragmentation_bytes(self, phase: str) -> int:
         """Segment bytes that no tensor of the phase uses at its peak, cached ones of earlier phases among them."""
-        return max(0, self.reserved[phase] - max(self.allocated[phase], allocated_bytes))
+        return self.reserved[phase] - self.allocated[phase]
 
 
 CYCLES = 2
@@ -49,6 +50,7 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
         plans: the phases of one cycle.
     """
     timeline = Timeline(AllocatorConfig())
+    passes = {id(one): WholePass(one) for plan in plans for one in plan.passes}
     result = Reserved(load_temporary_bytes=_largest_temporary(setting))
     for role in setting.run.roles:
         _load(timeline, setting, role)
@@ -58,31 +60,40 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
     (workspace, threads), *_ = static.workspace_sizes
     timeline.allocate(((workspace, 1),))
     if setting.run.training is None:
-        _run_cycle(timeline, setting, static, plans, result)
+        _run_cycle(timeline, setting, static, plans, passes, result)
         return result
     for cycle in range(CYCLES):
-        gradients = _run_cycle(timeline, setting, static, plans, result)
+        gradients = _run_cycle(timeline, setting, static, plans, passes, result)
         timeline.begin_phase()
         if not cycle:
             timeline.allocate(((workspace, threads - 1),))
             timeline.allocate(static.state_sizes)
+        kept = timeline.allocate(((static.kept_outputs_bytes, 1),))
         timeline.free(timeline.allocate(static.step_sizes))
         _note(timeline, result, "optimizer")
+        timeline.free(kept)
         timeline.free(gradients)
     return result
 
 
 def _run_cycle(
-    timeline: Timeline, setting: Setting, static: Static, plans: tuple[PhasePlan, ...], result: Reserved
+    timeline: Timeline,
+    setting: Setting,
+    static: Static,
+    plans: tuple[PhasePlan, ...],
+    passes: dict[int, WholePass],
+    result: Reserved,
 ) -> Blocks:
     gradients: Blocks = []
     for plan in plans:
+        if plan.name not in STEADY and plan.name in result.reserved:
+            continue
         timeline.begin_phase()
         visitors = timeline.allocate(static.weight_sizes(plan.role)) if plan.role.offloaded else []
         if plan.gradients_alive and not gradients:
             gradients = timeline.allocate(static.gradient_sizes)
         for one in plan.passes:
-            gradients += timeline.play(one.unrolled())
+            gradients += passes[id(one)].play(timeline.allocator)
         timeline.free(visitors)
         _note(timeline, result, plan.name)
         if setting.run.method is Method.RLT:
@@ -103,21 +114,19 @@ def _load(timeline: Timeline, setting: Setting, role: Role) -> None:
         return
     if setting.stack.warms_up_allocator:
         _warm_up(timeline, setting.stored[role.name])
-    half: Blocks = []
-    upcast: list[int] = []
+    upcast: list[tuple[Blocks, int]] = []
     for stored in _in_order(setting.stored[role.name]):
         if stored.state_bytes:
             source = timeline.allocate((size, 1) for size in _on_the_way(stored))
             timeline.allocate((size, 1) for size in (stored.data_bytes, *stored.state_bytes))
             timeline.free(source)
         elif role.load.kbit_fp32_upcast and role.load.quantization.is_bitsandbytes:
-            half += timeline.allocate(((stored.data_bytes // 2, 1),))
-            upcast.append(stored.data_bytes)
+            upcast.append((timeline.allocate(((stored.data_bytes // 2, 1),)), stored.data_bytes))
         else:
             timeline.allocate(((stored.data_bytes, 1),))
-    for block, num_bytes in zip(half, upcast, strict=True):
+    for half, num_bytes in upcast:
         timeline.allocate(((num_bytes, 1),))
-        timeline.allocator.free(block)
+        timeline.free(half)
     buffers = setting.models[role.name].buffer_bytes
     if buffers and not role.shares:
         timeline.allocate(((buffers, 1),))

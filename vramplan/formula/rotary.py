@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from vramplan.core.model import Attention
 from vramplan.formula.batch import LayerInputs
-from vramplan.formula.ops import add, cat, chunk, mul, narrow, scale
-from vramplan.formula.tape import Tape, Tensor
+from vramplan.formula.code import Code
+from vramplan.formula.ops import add, cat, chunk, narrow, promote, scale
+from vramplan.formula.tape import Grads, Tape, Tensor, apply
+
+
+def joins_heads(shape: Attention, code: Code) -> bool:
+    """Whether queries and keys leave by torch.cat, which lays them out head by head and not token by token."""
+    return bool(shape.rotary_dim) and (code.rotates_halves or code.slices_rotary or shape.rotary_dim < shape.head_dim)
 
 
 def rotate(tape: Tape, query: Tensor, key: Tensor, shape: Attention, inputs: LayerInputs) -> tuple[Tensor, Tensor]:
@@ -17,7 +23,7 @@ def rotate(tape: Tape, query: Tensor, key: Tensor, shape: Attention, inputs: Lay
     assert inputs.sine is not None
     if inputs.code.rotates_halves:
         return _rotate_halves(tape, query, inputs), _rotate_halves(tape, key, inputs)
-    if shape.rotary_dim == shape.head_dim:
+    if not joins_heads(shape, inputs.code):
         rotated = _rotate(tape, query, inputs.cosine, inputs.sine)
         return rotated, _rotate(tape, key, inputs.cosine, inputs.sine)
     return _rotate_part(tape, query, key, shape, inputs)
@@ -26,7 +32,7 @@ def rotate(tape: Tape, query: Tensor, key: Tensor, shape: Attention, inputs: Lay
 def _rotate_part(
     tape: Tape, query: Tensor, key: Tensor, shape: Attention, inputs: LayerInputs
 ) -> tuple[Tensor, Tensor]:
-    """Slices of both are taken first and live until both are whole again (gpt_neox, phi)."""
+    """Slices of both are taken first and live until both are whole again (gpt_neox, phi, phi3)."""
     assert inputs.cosine is not None
     assert inputs.sine is not None
     parts = []
@@ -47,7 +53,13 @@ def _rotate(tape: Tape, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def _times(tape: Tape, states: Tensor, angles: Tensor) -> Tensor:
     """A product with cos or sin, which are broadcast over rows and heads, and need no gradient."""
-    return mul(tape, states, angles)
+    numel, own, dtype = states.numel, states.dtype, promote(states.dtype, angles.dtype)
+
+    def derivative(_grad: Tensor) -> Grads:
+        product = tape.empty(numel, dtype)
+        return (product if own is dtype else tape.empty(numel, own),)
+
+    return apply(tape, numel, dtype, (states,), (angles,), derivative)
 
 
 def _turned(tape: Tape, states: Tensor) -> Tensor:

@@ -27,18 +27,22 @@ class Segment:
     peak_bytes: int
 
 
-def measure(events: Sequence[int], owners: Sequence[str], marks: Sequence[int]) -> list[Segment]:
+def measure(
+    events: Sequence[int], owners: Sequence[str], marks: Sequence[int], repeats: Sequence[Sequence[int]] | None = None
+) -> list[Segment]:
     """Cut a tape at `marks` (event counts) and measure each piece.
 
     Args:
         events: requests and frees, as on a Tape.
         owners: the component of each serial.
         marks: where pieces end; the last is the end of the tape.
+        repeats: [piece that allocated][piece that frees]: how many tensors a free stands for; 1 without.
     """
     sizes: list[int] = []
+    homes: list[int] = []
     pieces: list[Segment] = []
     start = 0
-    for end in marks:
+    for piece, end in enumerate(marks):
         net: Amounts = {}
         total = highest = 0
         peak: Amounts = {}
@@ -47,6 +51,7 @@ def measure(events: Sequence[int], owners: Sequence[str], marks: Sequence[int]) 
                 size = allocated(event)
                 owner = owners[len(sizes)]
                 sizes.append(size)
+                homes.append(piece)
                 net[owner] = net.get(owner, 0) + size
                 total += size
                 if total > highest:
@@ -54,6 +59,8 @@ def measure(events: Sequence[int], owners: Sequence[str], marks: Sequence[int]) 
                     peak = net.copy()
             else:
                 size = sizes[-1 - event]
+                if repeats is not None:
+                    size *= repeats[homes[-1 - event]][piece]
                 owner = owners[-1 - event]
                 net[owner] = net.get(owner, 0) - size
                 total -= size

@@ -13,6 +13,7 @@ from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
 from vramplan.formula.adapters import adapter_shapes
 from vramplan.formula.optimizer import Optimizer, Trainable, find_optimizer
+from vramplan.formula.sharding import division
 from vramplan.formula.weights import StoredWeight, store_model
 
 
@@ -78,8 +79,8 @@ class Setting:
         logits.
         """
         training = self.run.training
-        if training is None or training.mixed_precision is None:
-            return None
+        if training is None or training.mixed_precision is None or division(self.run.sharding).deepspeed:
+            return None  # DeepSpeed keeps 16-bit parameters and casts nothing
         if not self.trainer_named and role.load.dtype is training.mixed_precision:
             return None
         return training.mixed_precision

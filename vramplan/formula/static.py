@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from vramplan.core.report import Basis, Component, Entry
-from vramplan.core.run import Role
+from vramplan.core.run import Method, Role
+from vramplan.dtypes import DType
 from vramplan.formula.blocks import allocated
 from vramplan.formula.optimizer import state_sizes, step_temporary_bytes
 from vramplan.formula.setting import Setting
@@ -44,18 +45,19 @@ class Static:
             sizes.append((buffers, 1))
         return share(tuple(sizes), self.division.weights)
 
-    def gathered_bytes(self, role: Role) -> int:
-        """Whole layers that a sharded model gathers to run."""
+    def gathered_bytes(self, role: Role, *, generates: bool) -> int:
+        """What a sharded model gathers to run: what is outside the layers and two layers, or all of it to generate.
+
+        TRL gathers a ZeRO-3 model whole for transformers' generation (ds3_gather_for_generation).
+        """
         if self.division.weights == 1:
             return 0
-        layers: dict[bool, int] = {}
-        for stored in self.setting.stored[role.shares or role.name]:
-            per_layer = stored.weight.per_layer
-            total = (
-                stored.num_bytes if not per_layer else stored.num_bytes // len(self.setting.models[role.name].layers)
-            )
-            layers[per_layer] = layers.get(per_layer, 0) + total
-        return GATHERED_LAYERS * max(layers.values(), default=0)
+        stored, num_layers = self.setting.stored[role.shares or role.name], len(self.setting.models[role.name].layers)
+        inside = sum(one.num_bytes for one in stored if one.weight.per_layer)
+        outside = sum(one.num_bytes for one in stored if not one.weight.per_layer)
+        if generates and self.division.deepspeed:
+            return inside + outside
+        return outside + GATHERED_LAYERS * inside // num_layers
 
     def weights_bytes(self, role: Role) -> int:
         """A role's weights in the allocator."""
@@ -126,6 +128,19 @@ class Static:
         return ((self.step_bytes, 1),) if self.step_bytes else ()
 
     @cached_property
+    def kept_outputs_bytes(self) -> int:
+        """Logits that a plain loop's `outputs` still hold when the optimizer steps; 0 where a trainer dropped them."""
+        setting = self.setting
+        if setting.run.method is not Method.SFT or setting.trainer_named:
+            return 0
+        role, sizes = setting.run.trained, setting.run.sizes
+        dtype = setting.autocast(role) or role.load.dtype
+        if role.load.kbit_fp32_upcast or setting.stack.model_upcasts_logits:
+            dtype = DType.FP32
+        tokens = sizes.per_device_batch_size * sizes.sequence_length
+        return tokens * setting.models[role.name].vocab_size * dtype.itemsize
+
+    @cached_property
     def workspace_sizes(self) -> Sizes:
         """cuBLAS workspaces: one for each thread that multiplies, and autograd's backward has a thread of its own."""
         threads = 1 if self.setting.run.training is None else 2
@@ -136,23 +151,28 @@ class Static:
         return not role.offloaded or role is active or active.shares == role.name
 
     def weight_entries(self, active: Role | None) -> list[Entry]:
-        """One line for each role on the device; all of them where `active` is None."""
+        """One line for each role on the device; where none is active, for each that does not rest in host memory."""
         entries = []
         for role in self.setting.run.roles:
-            if active is None or self.is_resident(role, active):
+            if not role.offloaded if active is None else self.is_resident(role, active):
                 entries += self._role_entries(role)
-        if active is not None and self.gathered_bytes(active):
-            entries.append(
-                Entry(
-                    component=Component.WEIGHTS,
-                    label=f"{active.name}: gathered layers",
-                    num_bytes=self.gathered_bytes(active),
-                    basis=Basis.MODELLED,
-                    formula=f"{GATHERED_LAYERS} whole layers, or the embeddings",
-                    source="torch FSDP and DeepSpeed ZeRO-3 gather the layer that runs and the next",
-                )
-            )
         return entries
+
+    def gathered_entries(self, role: Role, *, generates: bool) -> list[Entry]:
+        """What a sharded model gathers while it runs."""
+        num_bytes = self.gathered_bytes(role, generates=generates)
+        if not num_bytes:
+            return []
+        return [
+            Entry(
+                component=Component.WEIGHTS,
+                label=f"{role.name}: gathered",
+                num_bytes=num_bytes,
+                basis=Basis.MODELLED,
+                formula="the whole model" if generates else f"embeddings, head and {GATHERED_LAYERS} layers",
+                source="torch FSDP and DeepSpeed ZeRO-3: what runs and the next layer; TRL ds3_gather_for_generation",
+            )
+        ]
 
     def _role_entries(self, role: Role) -> list[Entry]:
         sizes = self.weight_sizes(role)

@@ -146,13 +146,37 @@ class Tensor:
 
 
 class Leaf:
-    """A parameter's `.grad`, or the place where the gradient of a block's input arrives."""
+    """A parameter's `.grad`, or the place where the gradient of a block's input arrives.
 
-    __slots__ = ("grad",)
+    Attributes:
+        grad: what has been accumulated.
+        num_uses: nodes of the graph that will send a gradient here.
+        num_arrived: how many have.
+        pending: their sum, held until all have: AccumulateGrad is a node like any other (a tied head's gradient waits
+            for the embedding's).
+        variable: the tensor whose gradient it is, if that has storage: AccumulateGrad keeps it alive.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("grad", "num_arrived", "num_uses", "pending", "variable")
+
+    def __init__(self, variable: Tensor | None = None) -> None:
         """Start without a gradient."""
         self.grad: Tensor | None = None
+        self.variable = variable
+        self.num_uses = self.num_arrived = 0
+        self.pending: Tensor | None = None
+
+    def receive(self, tape: Tape, grad: Tensor) -> None:
+        """Sum what arrives, and accumulate the sum once it is whole."""
+        self.num_arrived += 1
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            grad = _sum(tape, pending, grad)
+        if self.num_arrived < self.num_uses:
+            self.pending = grad
+        else:
+            self.num_arrived = 0
+            self.accumulate(grad)
 
     def accumulate(self, grad: Tensor) -> None:
         """Keep the first gradient, add later ones in place (torch AccumulateGrad)."""
@@ -190,6 +214,10 @@ class Node:
         tape.num_nodes += 1
         self.component = tape.component
         self.edges = edges
+        if tape.frame is None or tape.frame.recomputed is None:  # the graph of a recomputation is never run
+            for edge in edges:
+                if isinstance(edge, Leaf):
+                    edge.num_uses += 1
         self.derivative = derivative
         self.attributes: Tensor | None = None
         self.saved: list[Tensor | Held] = []
@@ -296,7 +324,11 @@ class _Counting(dict[int, Tensor]):
         return self.num_put
 
 
-def checkpoint(tape: Tape, block: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+Block = Callable[[Tensor], "tuple[Tensor, Tensor | None]"]
+"""A decoder layer: hidden states in, hidden states and perhaps attention weights out."""
+
+
+def checkpoint(tape: Tape, block: Block, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
     """Run `block` and keep only its input, as each layer does under gradient checkpointing."""
     frame = Frame(tape, lambda: block(hidden))
     before, tape.frame = tape.frame, frame
@@ -399,7 +431,7 @@ def _deliver(
         if grad is None or edge is None:
             continue
         if isinstance(edge, Leaf):
-            edge.accumulate(grad)
+            edge.receive(tape, grad)
         elif edge not in buffers:
             buffers[edge] = grad
             heapq.heappush(ready, (-edge.order, edge))

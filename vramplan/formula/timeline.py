@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from vramplan.allocator import AllocatorConfig, CachingAllocator
 from vramplan.allocator.blocks import Block
+from vramplan.allocator.sizes import SMALL_BYTES
 
 Blocks = list[Block]
 
@@ -22,9 +23,12 @@ class Timeline:
         self.allocator = CachingAllocator(config)
 
     def allocate(self, sizes: Iterable[tuple[int, int]]) -> Blocks:
-        """Ask for (bytes, count) of each; zero bytes are no allocation."""
+        """Ask for (bytes, count) of each that is more than `SMALL_BYTES`.
+
+        Smaller ones live in a pool of 2 MiB segments of their own, which they fill: they hold no segment of this one.
+        """
         malloc = self.allocator.malloc
-        return [malloc(num_bytes) for num_bytes, count in sizes if num_bytes for _ in range(count)]
+        return [malloc(num_bytes) for num_bytes, count in sizes if num_bytes > SMALL_BYTES for _ in range(count)]
 
     def free(self, blocks: Blocks) -> None:
         """Give blocks back."""
@@ -32,25 +36,6 @@ class Timeline:
         for block in blocks:
             free(block)
         blocks.clear()
-
-    def play(self, events: Sequence[int]) -> Blocks:
-        """Play a phase's events.
-
-        Returns:
-            What is still held at its end.
-        """
-        malloc, free = self.allocator.malloc, self.allocator.free
-        blocks: list[Block | None] = []
-        append = blocks.append
-        for event in events:
-            if event > 0:
-                append(malloc(event))
-            else:
-                block = blocks[~event]
-                assert block is not None
-                free(block)
-                blocks[~event] = None
-        return [block for block in blocks if block is not None]
 
     def begin_phase(self) -> None:
         """Start counting peaks anew, as torch.cuda.reset_peak_memory_stats does."""

@@ -51,7 +51,15 @@ class Traced:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """Each piece's effect on the bytes in use."""
-        return tuple(measure(self.events, self.owners, [piece.end for piece in self.pieces]))
+        counts = [0] * len(self.stands_for)
+        for traced in self.stands_for:
+            counts[traced] += 1
+        # What lies between layers frees what a traced layer left for every layer that it stands for.
+        repeats = [
+            [counts[home.layer] if home.layer is not None and piece.layer is None else 1 for piece in self.pieces]
+            for home in self.pieces
+        ]
+        return tuple(measure(self.events, self.owners, [piece.end for piece in self.pieces], repeats))
 
     @cached_property
     def order(self) -> tuple[tuple[int, int | None], ...]:

@@ -27,7 +27,8 @@ def render_explanation(report: MemoryReport, *, units: str = "GB", width: int = 
             if not entry.num_bytes:
                 continue
             head = f"{format_bytes(entry.num_bytes, units)}  {component_words(entry.component)}: {entry.label}"
-            lines += wrapped(f"{head} [{entry.basis.value}]", width, indent=2, hanging=4)
+            exact = "" if units == "bytes" else f", {entry.num_bytes:,} B"
+            lines += wrapped(f"{head}{exact} [{entry.basis.value}]", width, indent=2, hanging=4)
             lines += wrapped(f"= {entry.formula}", width, indent=6, hanging=8)
             lines += wrapped(f"source: {entry.source}", width, indent=6, hanging=8)
     return "\n".join([f"How each number comes about ({units})", *lines]) + "\n"

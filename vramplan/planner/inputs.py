@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vramplan.core.run import Quantization
 from vramplan.formula.setting import Setting
 from vramplan.runfiles.flat import FlatRun
 
@@ -11,19 +12,19 @@ def resolved_inputs(flat: FlatRun, setting: Setting) -> dict[str, object]:
     run, sizes, training = setting.run, setting.run.sizes, setting.run.training
     roles = {role.name: role for role in run.roles}
     lora = None if training is None else training.lora
-    inputs: dict[str, object] = {"run": flat.run}
+    inputs: dict[str, object] = {"run": flat.run, "architecture": flat.architecture}
     for name in ("model", "teacher", "student", "reference"):
         inputs[name] = roles[name].model if name in roles else None
     trained = run.trained.load
     inputs |= {
         "dtype": trained.dtype.label,
-        "quantization": trained.quantization.value,
+        "quantization": _asked(trained.quantization),
         "double_quant": trained.double_quant,
         "kbit_fp32_upcast": trained.kbit_fp32_upcast,
     }
     for name in ("teacher", "student", "reference"):
         quantization = roles[name].load.quantization if name in roles else None
-        inputs[f"{name}_quantization"] = None if quantization is None else quantization.value
+        inputs[f"{name}_quantization"] = None if quantization is None else _asked(quantization)
     inputs |= {
         "method": run.method.value,
         "tuning": None if training is None else training.tuning.value,
@@ -47,8 +48,9 @@ def resolved_inputs(flat: FlatRun, setting: Setting) -> dict[str, object]:
         "rollout": None if run.rollout is None else run.rollout.backend.value,
         "vllm_gpu_memory_utilization": None if run.rollout is None else run.rollout.gpu_memory_utilization,
         "vllm_sleep": None if run.rollout is None else run.rollout.sleep,
-        "num_gpus": run.sharding.num_gpus,
-        "sharding": run.sharding.strategy.value,
+        "vllm_max_model_length": flat.vllm_max_model_length,
+        "num_gpus": flat.num_gpus,
+        "sharding": flat.sharding,
         "offload": [role.name for role in run.roles if role.offloaded],
         "beta": run.beta,
         "stack": {name: setting.stack.versions[name] for name in sorted(setting.stack.named)},
@@ -56,3 +58,8 @@ def resolved_inputs(flat: FlatRun, setting: Setting) -> dict[str, object]:
         "gpu_mem_bytes": flat.gpu_mem,
     }
     return inputs
+
+
+def _asked(quantization: Quantization) -> str | None:
+    """The flag's value; a checkpoint that loads as it is stored was asked for nothing."""
+    return None if quantization is Quantization.STORED else quantization.value

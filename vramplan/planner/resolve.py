@@ -24,8 +24,8 @@ from vramplan.core.run import (
 )
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
-from vramplan.errors import UsageError
-from vramplan.formula.adapters import ALL_LINEAR, DEFAULT_TARGETS
+from vramplan.errors import CannotTellError, UsageError
+from vramplan.formula.adapters import ALL_LINEAR, DEFAULT_TARGETS, adapted
 from vramplan.planner.sizes import resolve_sizes
 from vramplan.runfiles.flat import FlatRun
 
@@ -145,6 +145,10 @@ def resolve(flat: FlatRun, models: Mapping[str, ModelShape], stack: Stack) -> Re
     )
     if flat.attn_implementation is None:
         assumptions.append("attention is sdpa, transformers' default")
+    if run.launched and method is Method.SFT:
+        assumptions.append(
+            "a named placement is a launched run: a Trainer drops the model's outputs before the backward"
+        )
     if method is Method.SFT and "trl" not in stack.named:
         assumptions.append("sft computes the model's own loss; name trl in --stack for SFTTrainer's")
     if method is Method.SFT and not run.launched and not stack.named & {"trl", "accelerate"}:
@@ -152,6 +156,11 @@ def resolve(flat: FlatRun, models: Mapping[str, ModelShape], stack: Stack) -> Re
             "a plain loop holds the model's outputs through the backward (2 B a logit; a Trainer drops them)"
         )
     return Resolved(run=run, assumptions=assumptions)
+
+
+def _runs_trl(method: Method, stack: Stack) -> bool:
+    """Whether TRL's own defaults hold: its methods, and sft where trl is named."""
+    return method in TRAINER_METHODS or (method is Method.SFT and "trl" in stack.named)
 
 
 def _tuning(flat: FlatRun, method: Method) -> Tuning | None:
@@ -179,7 +188,9 @@ def _roles(
         load = _load(flat, name, models[name], method, stack, assumptions)
         shares = None
         same = reference == references[trained] and name != trained
-        if name == "reference" and same and method in (Method.GRPO, Method.DPO) and tuning is Tuning.LORA:
+        # RLT shares under peft too, where no reference is asked for (trainers/grpo.py 224-226, 852-855).
+        shared = method in (Method.GRPO, Method.DPO) or (method is Method.RLT and flat.reference is None)
+        if name == "reference" and same and shared and tuning is Tuning.LORA:
             shares = trained
             assumptions.append("the reference is the policy with its adapters switched off: no weights of its own")
         roles.append(Role(name=name, model=reference, load=load, offloaded=name in offload, shares=shares))
@@ -216,7 +227,7 @@ def _stored_quantization(method: str, four_bit_type: str | None, nested: bool) -
         return (Quantization(four_bit_type), nested) if four_bit_type else (Quantization.INT8, False)
     if method in ("fp8", "mxfp4"):
         return Quantization.STORED, False
-    raise UsageError(
+    raise CannotTellError(
         f"checkpoints quantised with {method} are not modelled",
         hint="use the unquantised checkpoint with --4bit or --8bit",
     )
@@ -236,9 +247,10 @@ def _dtype(
     if quantization is not Quantization.NONE:
         assumptions.append(f"{name}: what is not quantised loads in bf16")
         return DType.BF16
-    how = stack.trainer_load_dtype if method in (Method.GRPO, Method.DPO) else "unset"
-    if method is Method.RLT:
-        how = "unset"
+    if (flat.sharding or "").startswith("zero") and method.trains:
+        assumptions.append(f"{name} is trained in bf16 by DeepSpeed, with fp32 master weights")
+        return DType.BF16
+    how = stack.trainer_load_dtype if method is not Method.RLT and _runs_trl(method, stack) else "unset"
     if how == "unset":
         how = stack.default_dtype
     if how == "auto":
@@ -265,9 +277,10 @@ def _training(
             f"VP001: full training of a purely {role.load.quantization.value} model is refused by transformers",
             hint="train LoRA adapters (--tuning lora), or load the trained model unquantised",
         )
-    by_trainer = method in TRAINER_METHODS or "trl" in stack.named
     lora = _lora(flat, role, models[role.name], method, stack, assumptions) if tuning is Tuning.LORA else None
-    mixed = flat.mixed_precision or ("bf16" if method in TRAINER_METHODS else "no")
+    by_trainer = _runs_trl(method, stack)
+    casts = method is Method.RLT or (by_trainer and stack.trainer_mixed_bf16)
+    mixed = flat.mixed_precision or ("bf16" if casts else "no")
     checkpoints = flat.gradient_checkpointing
     if checkpoints is None:
         checkpoints = method is Method.RLT or (by_trainer and stack.default_checkpointing)
@@ -289,18 +302,27 @@ def _lora(flat: FlatRun, role: Role, model: ModelShape, method: Method, stack: S
     targets = flat.lora_target_modules
     if targets is None:
         targets = DEFAULT_TARGETS.get(model.model_type, (ALL_LINEAR,))
-        assumptions.append(f"LoRA on {', '.join(targets)}, peft's choice for {model.model_type}")
+        known = model.model_type in DEFAULT_TARGETS
+        why = f"peft's choice for {model.model_type}" if known else f"as peft has no choice for {model.model_type}"
+        assumptions.append(f"LoRA on {', '.join(targets)}, {why}")
     r = flat.lora_r
     if r is None:
         r = DEFAULT_LORA_R
         assumptions.append(f"LoRA rank {r}, TRL's default")
     if flat.adapter_dtype is not None:
         dtype = DType.parse(flat.adapter_dtype)
-    elif role.load.quantization.is_bitsandbytes and (method in (Method.GRPO, Method.DPO) or "trl" in stack.named):
-        dtype = role.load.dtype if method in (Method.GRPO, Method.DPO) else DType.FP32
+    elif role.load.quantization.is_bitsandbytes and method in (Method.GRPO, Method.DPO):
+        dtype = role.load.dtype  # TRL casts trainable adapters of a quantised model (grpo_trainer.py 496-503)
     else:
         dtype = DType.FP32 if stack.adapters_cast_to_fp32 or method is Method.SFT else role.load.dtype
-    return Lora(r=r, target_modules=targets, dtype=dtype)
+    lora = Lora(r=r, target_modules=targets, dtype=dtype)
+    if not adapted(model, lora):
+        names = sorted({linear.name.rpartition(".")[2] for linear, _ in model.linears()})
+        raise UsageError(
+            f"no module of {role.model} is called {' or '.join(targets)}",
+            hint=f"its linear layers are {', '.join(names)}",
+        )
+    return lora
 
 
 def _rollout(flat: FlatRun, method: Method, stack: Stack, assumptions: list[str]) -> Rollout | None:

@@ -15,6 +15,7 @@ from vramplan.formula.estimate import Estimate
 from vramplan.formula.logprobs import LogProbCode, code_of
 from vramplan.formula.optimizer import paged_bytes
 from vramplan.formula.setting import Setting
+from vramplan.planner.idle import idle_settings
 from vramplan.planner.resolve import rollout_rows
 from vramplan.runfiles.flat import FlatRun
 from vramplan.units import GB
@@ -79,7 +80,7 @@ def engine_with_eight_bit(_flat: FlatRun, setting: Setting, _result: Estimate) -
         )
 
 
-def half_precision(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+def half_precision(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
     """VP008, VP009."""
     training, role = setting.run.training, setting.run.trained
     if training is not None and training.mixed_precision is DType.BF16 and role.load.dtype is DType.FP16:
@@ -89,8 +90,8 @@ def half_precision(_flat: FlatRun, setting: Setting, _result: Estimate) -> Itera
             hint="load in bf16, or use --mixed-precision fp16",
             source="torch autocast_mode.cpp cached_cast; accelerate refuses fp16 with bf16=True",
         )
-    uses_bf16 = role.load.dtype is DType.BF16 or (training is not None and training.mixed_precision is DType.BF16)
-    if uses_bf16 and setting.gpu.compute_capability < (8, 0):
+    uses_bf16 = training is not None and training.mixed_precision is DType.BF16
+    if flat.gpu is not None and uses_bf16 and setting.gpu.compute_capability < (8, 0):
         yield Finding(
             rule="VP009",
             message=f"{setting.gpu.label} has no bf16 units: transformers refuses bf16=True there",
@@ -102,13 +103,13 @@ def half_precision(_flat: FlatRun, setting: Setting, _result: Estimate) -> Itera
 def fp32_weights(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
     """VP010."""
     training, role = setting.run.training, setting.run.trained
-    if training is None or training.mixed_precision is None or role.load.dtype is not DType.FP32:
+    if training is None or setting.autocast(role) is None or role.load.dtype is not DType.FP32:
         return
     parameters = setting.models[role.name].num_parameters
     meant = " (the default of these versions)" if flat.dtype is None else ""
     yield Finding(
         rule="VP010",
-        message=f"fp32 weights under {training.mixed_precision.label} autocast{meant}: "
+        message=f"fp32 weights under autocast{meant}: "
         f"{gigabytes(4 * parameters)} of weights, and a 16-bit copy of {gigabytes(2 * parameters)} in every forward",
         hint="load with --dtype bf16 if 16-bit weights were meant",
         source="torch autocast_mode.cpp: fp32 leaves that need gradients are cast once and kept",
@@ -117,7 +118,7 @@ def fp32_weights(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator
 
 def reference_at_zero_beta(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
     """VP011."""
-    if setting.run.beta == 0 and setting.run.role("reference") is not None:
+    if setting.run.beta == 0 and setting.run.method is not Method.DPO and setting.run.role("reference") is not None:
         yield Finding(
             rule="VP011",
             message="beta is 0, and these versions load and run the reference all the same",
@@ -126,14 +127,14 @@ def reference_at_zero_beta(_flat: FlatRun, setting: Setting, _result: Estimate) 
         )
 
 
-def second_step(_flat: FlatRun, setting: Setting, result: Estimate) -> Iterator[Finding]:
+def second_step(_flat: FlatRun, _setting: Setting, result: Estimate) -> Iterator[Finding]:
     """VP012."""
     states = max(
         (sum(entry.num_bytes for entry in phase.entries if entry.label == "states") for phase in result.phases),
         default=0,
     )
     peak = result.peak.device_used_bytes
-    if states * 20 > peak and setting.run.training is not None:
+    if states * 20 > peak and result.peak.name != "optimizer":
         yield Finding(
             rule="VP012",
             message=f"{gigabytes(states)} of optimizer states appear in the first step: the peak comes in step 2",
@@ -233,14 +234,17 @@ def generation_rows(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iter
         )
 
 
-def full_logits(_flat: FlatRun, setting: Setting, result: Estimate) -> Iterator[Finding]:
+def full_logits(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
     """VP019."""
     if setting.run.method not in (Method.GRPO, Method.DPO) or code_of(setting.stack, rlt=False) is LogProbCode.FUSED:
         return
-    logits = max(phase.component_bytes(Component.LOGITS) for phase in result.phases)
+    sizes = setting.run.sizes
+    rows = sizes.per_device_batch_size * (2 if setting.run.method is Method.DPO else 1)
+    tokens = rows * (sizes.max_completion_length or sizes.max_prompt_length)
+    logits = 4 * tokens * setting.models[setting.run.trained.name].vocab_size
     yield Finding(
         rule="VP019",
-        message=f"trl {setting.stack.versions['trl']} makes full logits: {gigabytes(logits)} at their highest",
+        message=f"trl {setting.stack.versions['trl']} makes full logits: {gigabytes(logits)} in fp32, several times",
         hint="trl 1.15.0 and later computes log-probabilities in tiles and never makes them",
         source="TRL pull requests 7077 and 7243; kernels/chunked_logprob.py",
     )
@@ -291,7 +295,7 @@ def named_reference(flat: FlatRun, setting: Setting, _result: Estimate) -> Itera
         yield Finding(
             rule="VP023",
             message=f"the reference is the teacher without its adapters: {gigabytes(own)} of weights are loaded twice",
-            hint="a peft policy can switch its adapters off instead, as TRL does",
+            hint="leave --reference out: a peft policy switches its adapters off instead",
             source="RLT trainers/grpo.py 224-226, 852-855; TRL grpo_trainer.py ref_adapter",
         )
 
@@ -320,6 +324,17 @@ def left_out_parts(_flat: FlatRun, setting: Setting, _result: Estimate) -> Itera
             )
 
 
+def unread_versions(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+    """VP026."""
+    for name in sorted(setting.stack.unread):
+        yield Finding(
+            rule="VP026",
+            message=f"{name} {setting.stack.versions[name]} is newer than what was read of it",
+            hint="the newest known behaviour is taken; compare with `vramplan simulate`",
+            source="profiles/stacks: the newest version that was read",
+        )
+
+
 RULES: tuple[Rule, ...] = (
     rollout_divisibility,
     engine_length,
@@ -339,4 +354,6 @@ RULES: tuple[Rule, ...] = (
     named_reference,
     several_gpus,
     left_out_parts,
+    unread_versions,
+    idle_settings,
 )

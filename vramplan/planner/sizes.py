@@ -54,7 +54,7 @@ def resolve_sizes(
         rollout_rows = lcm(per_device, generations)
     batch_size = flat.batch_size
     if batch_size is None and method.trains and accumulation is not None:
-        batch_size = per_device * num_gpus * accumulation
+        batch_size = rows * num_gpus * accumulation
     return (
         Sizes(
             per_device_batch_size=rows,

@@ -1,5 +1,7 @@
 """bitsandbytes as on CUDA: its own autograd code, with what its CUDA kernels allocate in place of the CPU's."""
 
+# ruff: noqa: ARG001 - signatures are the operators' own
+
 from __future__ import annotations
 
 import ast
@@ -23,8 +25,7 @@ def bitsandbytes_kernels(device: DeviceKind) -> Mapping[Any, Callable[..., Any]]
     """bitsandbytes' operators to what their CUDA kernels allocate; empty where it is not installed."""
     if find_spec("bitsandbytes") is None:
         return {}
-    import bitsandbytes  # noqa: F401  # registers its operators
-
+    import_bitsandbytes()  # registers its operators
     operators = torch.ops.bitsandbytes
     kernels: dict[Any, Callable[..., Any]] = {}
     if hasattr(operators, "int8_vectorwise_quant"):
@@ -37,13 +38,23 @@ def bitsandbytes_kernels(device: DeviceKind) -> Mapping[Any, Callable[..., Any]]
     return kernels
 
 
+def import_bitsandbytes() -> Any:
+    """The package, without its remarks about kernels for CPUs."""
+    logging.disable(logging.WARNING)
+    try:
+        import bitsandbytes
+    finally:
+        logging.disable(logging.NOTSET)
+    return bitsandbytes
+
+
 @contextmanager
 def bitsandbytes_on_cuda() -> Iterator[None]:
     """Takes the CUDA branches of bitsandbytes where it asks for a tensor's device."""
     if find_spec("bitsandbytes") is None:
         yield
         return
-    import bitsandbytes as bnb
+    bnb = import_bitsandbytes()
     from bitsandbytes.autograd import _functions
     from bitsandbytes.nn import modules
 
@@ -87,24 +98,31 @@ def _int8_vectorwise_quant(activations: Any, threshold: float = 0.0) -> tuple[An
     return quantized, row_stats, activations.new_empty(0, dtype=torch.int64)
 
 
-def _int8_scaled_mm(
-    a: Any, b: Any, row_stats: Any, col_stats: Any, bias: Any = None, dtype: Any = None  # noqa: ARG001
-) -> Any:
+def _int8_scaled_mm(a: Any, b: Any, row_stats: Any, col_stats: Any, bias: Any = None, dtype: Any = None) -> Any:
     product = a.new_empty((*a.shape[:-1], b.shape[0]), dtype=torch.int32)
     out = torch.empty_like(product, dtype=torch.float16)
     return out.to(dtype or torch.float16)
 
 
 def _int8_mixed_scaled_mm(
-    a: Any, ca: Any, cb: Any, sca: Any, scb: Any, outlier_cols: Any = None, bias: Any = None  # noqa: ARG001
+    a: Any, ca: Any, cb: Any, sca: Any, scb: Any, outlier_cols: Any = None, bias: Any = None
 ) -> tuple[Any, Any]:
     return _int8_scaled_mm(ca, cb, sca, scb, bias, a.dtype), a.new_empty(0)
 
 
 def _gemm_4bit(
-    device: DeviceKind, a: Any, b: Any, shape: Any, absmax: Any, blocksize: int, quant_type: str, bias: Any = None,  # noqa: ARG001
-    absmax_8bit: Any = None, absmax_code: Any = None, absmax_offset: Any = None,  # noqa: ARG001
-) -> Any:  # fmt: skip
+    device: DeviceKind,
+    a: Any,
+    b: Any,
+    shape: Any,
+    absmax: Any,
+    blocksize: int,
+    quant_type: str,
+    bias: Any = None,
+    absmax_8bit: Any = None,
+    absmax_code: Any = None,
+    absmax_offset: Any = None,
+) -> Any:
     rows, columns = shape
     tokens = a.numel() // columns
     if tokens <= _GEMM_CEILING and columns % blocksize == 0 and _fused(device, a.dtype, tokens, rows, columns):
@@ -112,9 +130,7 @@ def _gemm_4bit(
         return a.new_empty((*a.shape[:-1], rows))
     if absmax_8bit is not None:
         scaled = torch.empty_like(absmax_8bit, dtype=torch.float32)
-        absmax = scaled + absmax_offset
-        weight = a.new_empty((rows, columns))
-        return torch.nn.functional.linear(a, weight, bias)
+        _absmax = scaled + absmax_offset
     weight = a.new_empty((rows, columns))
     return torch.nn.functional.linear(a, weight, bias)
 

@@ -8,6 +8,7 @@ from typing import Any
 from vramplan.core.run import Method, Role, Run, Tuning
 from vramplan.program.layers import Units, watch_layers
 from vramplan.program.load import add_adapters, build_config, build_skeleton, materialise
+from vramplan.program.older_loss import LogitsCode
 from vramplan.program.pattern import Pattern, find_pattern
 from vramplan.program.recorder import Recorder
 
@@ -29,15 +30,14 @@ class Actor:
         self._units = units
         self._forget: Callable[[], None] | None = None
 
-    def enter(self, recorder: Recorder) -> None:
-        """Onto the device, if it is not there."""
+    def enter(self, recorder: Recorder, *, warms_up: bool = False) -> None:
+        """Onto the device, if it is not there; after a warm-up of the allocator if from_pretrained puts it there."""
         if self._forget is not None:
             return
-        self._forget = materialise(self.model, self.role.load, recorder, self._units)
-        if not recorder.module_names.keys() & {id(self.model)}:
+        self._forget = materialise(self.model, self.role.load, recorder, self._units, warms_up=warms_up)
+        if self.model not in recorder.modules:
             watch_layers(self.model, recorder, self._units)
-            recorder.module_names.update({id(module): path for path, module in self.model.named_modules()})
-            recorder.module_names[id(self.model)] = self.role.name
+            recorder.modules.name_modules(self.model, self.role.name)
 
     def rest(self) -> None:
         """Off the device, if it is offloaded between its phases."""
@@ -55,20 +55,34 @@ class Cast:
         num_layers: build only that many layers of each model, or None.
         every_layer: build all layers even where a few, repeated, do the same.
         lora_dropout: of the adapters.
+        logits_code: how the trained model gets to its loss.
     """
 
     def __init__(
-        self, run: Run, configs: Mapping[str, Mapping[str, Any]], *, num_layers: int | None, every_layer: bool,
+        self,
+        run: Run,
+        configs: Mapping[str, Mapping[str, Any]],
+        *,
+        num_layers: int | None,
+        every_layer: bool,
         lora_dropout: float,
-    ) -> None:  # fmt: skip
+        logits_code: LogitsCode,
+    ) -> None:
         self.actors: dict[str, Actor] = {}
         for role in run.roles:
             if role.shares is None:
                 number = len(self.actors)
                 self.actors[role.name] = _actor(
-                    run, role, configs[role.name], number, num_layers=num_layers, every_layer=every_layer,
+                    run,
+                    role,
+                    configs[role.name],
+                    number,
+                    num_layers=num_layers,
+                    every_layer=every_layer,
                     lora_dropout=lora_dropout,
-                )  # fmt: skip
+                )
+        if run.training is not None:
+            logits_code.put_into(self.actors[run.trained.name].model)
         self._shared = {role.name: role.shares for role in run.roles if role.shares is not None}
 
     def __getitem__(self, name: str) -> Actor:
@@ -85,9 +99,15 @@ class Cast:
 
 
 def _actor(
-    run: Run, role: Role, config: Mapping[str, Any], number: int, *, num_layers: int | None, every_layer: bool,
+    run: Run,
+    role: Role,
+    config: Mapping[str, Any],
+    number: int,
+    *,
+    num_layers: int | None,
+    every_layer: bool,
     lora_dropout: float,
-) -> Actor:  # fmt: skip
+) -> Actor:
     built = build_config(config, num_layers=num_layers)
     pattern = None if every_layer else find_pattern(built)
     if pattern is not None:

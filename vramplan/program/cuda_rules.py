@@ -21,16 +21,51 @@ _aten = torch.ops.aten
 
 # autocast_mode.h, AT_FORALL_FP32 (torch 2.13): what transformers' models can meet of it.
 _FP32 = (
-    "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh", "cosh", "tan", "acos", "asin",
-    "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "softplus", "layer_norm", "native_layer_norm",
-    "group_norm", "cosine_similarity", "nll_loss", "nll_loss2d", "kl_div", "l1_loss", "smooth_l1_loss", "huber_loss",
-    "mse_loss", "binary_cross_entropy_with_logits", "cdist", "renorm", "logsumexp",
-)  # fmt: skip
+    "exp",
+    "expm1",
+    "log",
+    "log10",
+    "log2",
+    "log1p",
+    "reciprocal",
+    "rsqrt",
+    "sinh",
+    "cosh",
+    "tan",
+    "acos",
+    "asin",
+    "pow.Tensor_Scalar",
+    "pow.Tensor_Tensor",
+    "pow.Scalar",
+    "softplus",
+    "layer_norm",
+    "native_layer_norm",
+    "group_norm",
+    "cosine_similarity",
+    "nll_loss",
+    "nll_loss2d",
+    "kl_div",
+    "l1_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "mse_loss",
+    "binary_cross_entropy_with_logits",
+    "cdist",
+    "renorm",
+    "logsumexp",
+)
 # AT_FORALL_FP32_SET_OPT_DTYPE: the op itself is told to compute in fp32.
 _FP32_DTYPE = (
-    "prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm", "sum",
+    "prod",
+    "prod.dim_int",
+    "softmax.int",
+    "log_softmax.int",
+    "cumprod",
+    "cumsum",
+    "linalg_vector_norm",
+    "sum",
     "sum.dim_IntList",
-)  # fmt: skip
+)
 # On AutocastCPU's own lists, on none of AutocastCUDA's.
 _UNTOUCHED = ("cat", "stack", "index_copy", "cross_entropy_loss")
 
@@ -89,7 +124,9 @@ def _with_fp32_dtype(operator: Any) -> Callable[..., Any]:
         if eligible and not any(isinstance(arg, torch.dtype) for arg in (*args, *kwargs.values())):
             positional = [argument.name for argument in operator._schema.arguments]
             if len(args) > positional.index("dtype"):
-                args = tuple(torch.float32 if name == "dtype" else arg for name, arg in zip(positional, args, strict=False))
+                args = tuple(
+                    torch.float32 if name == "dtype" else arg for name, arg in zip(positional, args, strict=False)
+                )
             else:
                 kwargs = {**kwargs, "dtype": torch.float32}
         with _ExcludeDispatchKeyGuard(_AUTOCAST):
@@ -128,9 +165,16 @@ def _dropout(tensor: Any, probability: float, train: bool) -> Any:
 
 def _attention_on(device: DeviceKind) -> Callable[..., Any]:
     def run(
-        query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
-        *, scale: float | None = None, enable_gqa: bool = False,
-    ) -> Any:  # fmt: skip
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
         return scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa, device=device
         )

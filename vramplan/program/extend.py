@@ -1,7 +1,7 @@
 """From a trace of four units of layers, the trace of many: checked to repeat, never assumed to.
 
-A unit is one decoder layer, or one period of a pattern of layers. Unit 0 is the first, 3 the last, and 1 and 2 are alike
-if the model repeats itself: they must do the same to the allocator, each to its own tensors and its neighbours'.
+A unit is one decoder layer, or one period of a pattern of layers. Unit 0 is the first, 3 the last, and 1 and 2 are
+alike if the model repeats itself: they must do the same to the allocator, each to its own tensors and its neighbours'.
 """
 
 from __future__ import annotations
@@ -94,13 +94,8 @@ class _Extension:
         position = 0
         while position < len(self._parsed):
             group = self._group_at(position)
-            if group is not None:
-                position = self._repeat_runs(group)
-            else:
-                position = self._repeat_singly(position)
-        return Extended(
-            events=self._events, source=self._source, index_of=self._index_of, origin=self._origin
-        )
+            position = self._repeat_singly(position) if group is None else self._repeat_runs(group)
+        return Extended(events=self._events, source=self._source, index_of=self._index_of, origin=self._origin)
 
     def _run_end(self, start: int) -> int:
         end = start

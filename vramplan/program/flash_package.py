@@ -1,5 +1,7 @@
 """The flash-attn package as far as memory goes, for machines that do not have it."""
 
+# ruff: noqa: ARG001 - signatures are the operators' own
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -55,9 +57,16 @@ def _attention_on(device: DeviceKind) -> Callable[..., Any]:
             return *(gradient[..., :width] for gradient in gradients), None
 
     def flash_attn_func(
-        q: Any, k: Any, v: Any, dropout_p: float = 0.0, softmax_scale: Any = None, causal: bool = False,  # noqa: ARG001
-        window_size: Any = (-1, -1), softcap: float = 0.0, deterministic: bool = False,  # noqa: ARG001
-    ) -> Any:  # fmt: skip
+        q: Any,
+        k: Any,
+        v: Any,
+        dropout_p: float = 0.0,
+        softmax_scale: Any = None,
+        causal: bool = False,
+        window_size: Any = (-1, -1),
+        softcap: float = 0.0,
+        deterministic: bool = False,
+    ) -> Any:
         return Attention.apply(q, k, v, dropout_p)
 
     return flash_attn_func
@@ -65,18 +74,26 @@ def _attention_on(device: DeviceKind) -> Callable[..., Any]:
 
 def _varlen(function: Callable[..., Any]) -> Callable[..., Any]:
     def flash_attn_varlen_func(
-        q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: Any = None,  # noqa: ARG001
-        max_seqlen_k: Any = None, dropout_p: float = 0.0, softmax_scale: Any = None,  # noqa: ARG001
-        causal: bool = False, window_size: Any = (-1, -1), softcap: float = 0.0, deterministic: bool = False,  # noqa: ARG001
-    ) -> Any:  # fmt: skip
+        q: Any,
+        k: Any,
+        v: Any,
+        cu_seqlens_q: Any,
+        cu_seqlens_k: Any,
+        max_seqlen_q: Any = None,
+        max_seqlen_k: Any = None,
+        dropout_p: float = 0.0,
+        softmax_scale: Any = None,
+        causal: bool = False,
+        window_size: Any = (-1, -1),
+        softcap: float = 0.0,
+        deterministic: bool = False,
+    ) -> Any:
         return function(q[None], k[None], v[None], dropout_p)[0]
 
     return flash_attn_varlen_func
 
 
-def _unpad(
-    query: Any, key: Any, value: Any, mask: Any, query_length: int, unpad_input: Any  # noqa: ARG001
-) -> tuple[Any, ...]:
+def _unpad(query: Any, key: Any, value: Any, mask: Any, query_length: int, unpad_input: Any) -> tuple[Any, ...]:
     """`_upad_input` with rows that hold (next to) no padding: copies of all tokens, and where they go back."""
     indices = mask.flatten().to(torch.int64)
     lengths = mask.new_empty(mask.shape[0] + 1, dtype=torch.int32)
@@ -86,5 +103,5 @@ def _unpad(
     return *gathered, indices[:rows], (lengths, lengths), (query.shape[1], key.shape[1])
 
 
-def _pad(out: Any, indices: Any, rows: int, tokens: int) -> Any:  # noqa: ARG001
+def _pad(out: Any, indices: Any, rows: int, tokens: int) -> Any:
     return out.clone().reshape(rows, tokens, *out.shape[1:])

@@ -4,6 +4,8 @@ Sources: PyTorch aten/src/ATen/native/transformers/cuda/{attention.cu,attention_
 flash_attn/flash_api.cpp (read at 2.13's level).
 """
 
+# ruff: noqa: ARG001 - signatures are the operators' own
+
 from __future__ import annotations
 
 import math
@@ -94,9 +96,7 @@ def _flash_backward(grad_out: Any, query: Any, key: Any, value: Any, out: Any, *
     return tuple(gradient.transpose(1, 2) for gradient in gradients)
 
 
-def _efficient(
-    query: Any, key: Any, value: Any, bias: Any, with_logsumexp: bool, *_: Any, **__: Any  # noqa: ARG001
-) -> _Tensors:
+def _efficient(query: Any, key: Any, value: Any, bias: Any, with_logsumexp: bool, *_: Any, **__: Any) -> _Tensors:
     batch, heads, tokens, _head_dim = query.shape
     width = value.shape[-1]
     out = query.new_empty((batch, tokens, heads, width))

@@ -1,5 +1,7 @@
 """What CUDA's other kernels allocate beside their outputs, as torch code."""
 
+# ruff: noqa: ARG001 - signatures are the operators' own
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -25,7 +27,7 @@ def cuda_kernels() -> Mapping[Any, Callable[..., Any]]:
     }
 
 
-def _softmax(tensor: Any, dim: int, half_to_float: bool) -> Any:  # noqa: ARG001
+def _softmax(tensor: Any, dim: int, half_to_float: bool) -> Any:
     tensor = tensor.contiguous()
     return tensor.new_empty(tensor.shape, dtype=torch.float32 if half_to_float else tensor.dtype)
 
@@ -37,18 +39,14 @@ def _softmax_backward(grad: Any, output: Any, dim: int, input_dtype: torch.dtype
     return _log_softmax_backward(product, output, dim, input_dtype, grad_input)
 
 
-def _log_softmax_backward(
-    grad: Any, output: Any, dim: int, input_dtype: torch.dtype, grad_input: Any = None  # noqa: ARG001
-) -> Any:
+def _log_softmax_backward(grad: Any, output: Any, dim: int, input_dtype: torch.dtype, grad_input: Any = None) -> Any:
     if grad_input is None:
         grad_input = grad.new_empty(grad.shape, dtype=input_dtype)
     grad, output = grad.contiguous(), output.contiguous()
     return grad_input
 
 
-def _embedding_backward(
-    grad: Any, indices: Any, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
-) -> Any:
+def _embedding_backward(grad: Any, indices: Any, num_weights: int, padding_idx: int, scale_grad_by_freq: bool) -> Any:
     indices = indices.contiguous()
     grad = grad.contiguous()
     count, width = indices.numel(), grad.shape[-1]
@@ -65,7 +63,7 @@ def _embedding_backward(
     return weight
 
 
-def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:  # noqa: ARG001
+def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
     """Matrices of all experts in one kernel; a dimension that is divided among experts has `offs` as its borders."""
     if a.dim() == 2 and b.dim() == 2:
         shape: tuple[int, ...] = (offs.shape[0], a.shape[0], b.shape[1])

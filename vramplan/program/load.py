@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BitsAndBytesConfig
 
-from vramplan.core.run import Lora, LoadSpec, Quantization
+from vramplan.core.run import LoadSpec, Lora, Quantization
 from vramplan.dtypes import DType
 from vramplan.errors import UnsupportedArchitectureError, UsageError
+from vramplan.program.bitsandbytes_kernels import import_bitsandbytes
 from vramplan.program.layers import Units, layer_number
 from vramplan.program.recorder import NO_LAYER, Recorder
 
@@ -28,9 +30,7 @@ def torch_dtype(dtype: DType) -> torch.dtype:
     return _TORCH_DTYPES[dtype]
 
 
-def build_config(
-    config: Mapping[str, Any], *, num_layers: int | None = None, num_kept: int | None = None
-) -> Any:
+def build_config(config: Mapping[str, Any], *, num_layers: int | None = None, num_kept: int | None = None) -> Any:
     """transformers' config object of a `config.json`.
 
     Args:
@@ -80,6 +80,8 @@ def build_skeleton(config: Any, load: LoadSpec, attention: str) -> Any:
 
 def add_adapters(model: Any, lora: Lora, *, lora_dropout: float) -> Any:
     """peft's model around a skeleton: before it gets memory, since peft cannot move fake tensors."""
+    if find_spec("bitsandbytes") is not None:
+        import_bitsandbytes()  # peft imports it anyway, with its remarks
     from peft import LoraConfig, get_peft_model
 
     targets: Any = "all-linear" if lora.target_modules == ("all-linear",) else list(lora.target_modules)
@@ -88,7 +90,13 @@ def add_adapters(model: Any, lora: Lora, *, lora_dropout: float) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted = get_peft_model(model, peft_config, autocast_adapter_dtype=False)
+        try:
+            adapted = get_peft_model(model, peft_config, autocast_adapter_dtype=False)
+        except ValueError as error:
+            raise UsageError(
+                f"{model.config.model_type} has no module to adapt among {', '.join(lora.target_modules)}",
+                hint="name others with --lora-target-modules, or all-linear",
+            ) from error
     dtype = torch_dtype(lora.dtype)
     for name, parameter in adapted.named_parameters():
         if _is_adapter(name):
@@ -96,14 +104,25 @@ def add_adapters(model: Any, lora: Lora, *, lora_dropout: float) -> Any:
     return adapted
 
 
-def materialise(model: Any, load: LoadSpec, recorder: Recorder, units: Units) -> Callable[[], None]:
+def materialise(
+    model: Any, load: LoadSpec, recorder: Recorder, units: Units, *, warms_up: bool = False
+) -> Callable[[], None]:
     """Gives every parameter and buffer its memory, in a training script's order: base, upcast, adapters.
 
     Parameters come one after the other, tied ones once, and are quantised on the way as transformers does.
 
+    Args:
+        model: a skeleton.
+        load: its precision.
+        recorder: looks on.
+        units: what its layers are called.
+        warms_up: transformers' caching_allocator_warmup comes first: one block of the model's size, freed at once.
+
     Returns:
         What takes the memory away again.
     """
+    if warms_up:
+        torch.empty(_warm_up_bytes(model), dtype=torch.uint8)
     skeleton = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
     recorder.owner = "weights"
     modules = [(path, module) for path, module in model.named_modules()]
@@ -149,6 +168,14 @@ def materialise(model: Any, load: LoadSpec, recorder: Recorder, units: Units) ->
     return forget
 
 
+def _warm_up_bytes(model: Any) -> int:
+    # modeling_utils.py get_total_byte_count: what each parameter will take, without scales
+    sizes = {"Params4bit": 0.5, "Int8Params": 1}
+    parameters = {id(item): item for name, item in model.named_parameters() if not _is_adapter(name)}
+    total = sum(item.numel() * sizes.get(type(item).__name__, item.element_size()) for item in parameters.values())
+    return int(total)
+
+
 def _is_adapter(path: str) -> bool:
     return "lora_" in path
 
@@ -165,6 +192,7 @@ def _upcast(path: str, module: Any, done: set[int]) -> None:
 
 
 def _convert_linears(model: Any, load: LoadSpec) -> None:
+    import_bitsandbytes()
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
     from transformers.quantizers.base import get_keys_to_not_convert
 
@@ -200,9 +228,12 @@ def _allocated(parameter: Any, load: LoadSpec) -> Any:
     value = torch.empty(parameter.shape, dtype=torch_dtype(load.dtype))
     if kind == "Params4bit":
         packed, state = functional.quantize_4bit(
-            value, blocksize=parameter.blocksize, compress_statistics=parameter.compress_statistics,
-            quant_type=parameter.quant_type, quant_storage=parameter.quant_storage,
-        )  # fmt: skip
+            value,
+            blocksize=parameter.blocksize,
+            compress_statistics=parameter.compress_statistics,
+            quant_type=parameter.quant_type,
+            quant_storage=parameter.quant_storage,
+        )
         quantized = torch.nn.Parameter(packed, requires_grad=False)
         quantized.quant_state, quantized.bnb_quantized = state, True
         return quantized

@@ -55,8 +55,14 @@ def scoring_of(stack: Stack, *, rlt: bool, divides: bool) -> Scoring:
 
 
 def completion_logprobs(
-    forward: Callable[..., Any], model: Any, batch: Batch, num_tokens: int, scoring: Scoring, *, use_cache: bool = False,
-) -> Any:  # fmt: skip
+    forward: Callable[..., Any],
+    model: Any,
+    batch: Batch,
+    num_tokens: int,
+    scoring: Scoring,
+    *,
+    use_cache: bool = False,
+) -> Any:
     """Log-probabilities of the last `num_tokens` tokens of each row."""
     targets = batch.input_ids[:, -num_tokens:]
     if scoring.code is LogProbCode.FUSED:
@@ -96,7 +102,10 @@ def fused_kernels(scoring: Scoring) -> Iterator[None]:
     def nothing(*_: Any, **__: Any) -> None:
         """Folds a tile in place."""
 
-    with patch.object(chunked_logprob, "_forward_tile", nothing), patch.object(chunked_logprob, "_backward_tile", nothing):
+    with (
+        patch.object(chunked_logprob, "_forward_tile", nothing),
+        patch.object(chunked_logprob, "_backward_tile", nothing),
+    ):
         yield
 
 
@@ -118,7 +127,15 @@ def _fused(forward: Callable[..., Any], model: Any, batch: Batch, targets: Any) 
     def tail(hidden: Any) -> Any:
         kept = hidden[:, -targets.shape[1] - 1 : -1].reshape(-1, hidden.shape[-1])
         outputs = function.apply(
-            kept, head.weight, head.bias, targets.reshape(-1), _TEMPERATURE, _FUSED_VOCABULARY, None, 1.0, ("log_probs",)
+            kept,
+            head.weight,
+            head.bias,
+            targets.reshape(-1),
+            _TEMPERATURE,
+            _FUSED_VOCABULARY,
+            None,
+            1.0,
+            ("log_probs",),
         )
         return outputs[0]
 

@@ -7,6 +7,7 @@ The order is that of TRL's trainers and of RLT's (SakanaAI/RLT 86a3f5c), see the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,12 +37,12 @@ class Program:
         self._loop = loop
         self._scoring = scoring
 
-    def load(self) -> None:
+    def load(self, *, warms_up: bool) -> None:
         """All models that stay on the device, the trained one first."""
         self._recorder.mark("load")
         for actor in self._cast.actors.values():
             if not actor.role.offloaded:
-                actor.enter(self._recorder)
+                actor.enter(self._recorder, warms_up=warms_up)
 
     def play(self, num_micro_steps: int) -> None:
         """The phases of the method.
@@ -53,16 +54,22 @@ class Program:
         rows, tokens = sizes.per_device_batch_size, sizes.sequence_length
         if method is Method.INFERENCE:
             generate(
-                self._cast[self._run.trained.name].model, rows, sizes.max_prompt_length, sizes.max_completion_length,
+                self._cast[self._run.trained.name].model,
+                rows,
+                sizes.max_prompt_length,
+                sizes.max_completion_length,
                 self._recorder,
-            )  # fmt: skip
+            )
             return
         if method is Method.SCORE:
             for role in self._run.roles:
-                name = "score" if len(self._run.roles) == 1 else f"score_{role.name}"
-                self._on_stage(role.name, lambda actor, name=name: score(actor.model, rows, tokens, self._recorder, name))
+                phase = "score" if len(self._run.roles) == 1 else f"score_{role.name}"
+                self._on_stage(role.name, partial(self._score, rows=rows, tokens=tokens, phase=phase))
             return
         self._train(num_micro_steps)
+
+    def _score(self, actor: Actor, *, rows: int, tokens: int, phase: str) -> None:
+        score(actor.model, rows, tokens, self._recorder, phase)
 
     def _train(self, num_micro_steps: int) -> None:
         training = self._run.training
@@ -70,8 +77,8 @@ class Program:
         sizes = self._run.sizes
         trained = self._cast[self._run.trained.name]
         trainer = Trainer(trained.model, training, self._recorder, loop=self._loop, device_type="cpu")
-        losses = {Method.SFT: self._sft, Method.DPO: self._dpo, Method.GRPO: self._grpo, Method.RLT: self._rlt}
-        loss_of = losses[self._run.method](trained, trainer.forward)
+        losses = {Method.SFT: self._sft, Method.DPO: self._dpo, Method.GRPO: self._grpo, Method.RLT: self._grpo}
+        loss_of = losses[self._run.method](trained)
         steps_per_update = min(training.gradient_accumulation_steps, 2)  # the third is like the second
         for micro_step in range(num_micro_steps):
             if micro_step % steps_per_update == 0 and self._run.method.rolls_out:
@@ -80,11 +87,11 @@ class Program:
                 self._score_reference(sizes.max_completion_length, use_cache=True)
             trainer.micro_step(loss_of, updates=(micro_step + 1) % steps_per_update == 0)
 
-    def _sft(self, _trained: Actor, _forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _sft(self, _trained: Actor) -> Callable[..., Any]:
         sizes = self._run.sizes
         return sft_loss(lambda: Batch(sizes.per_device_batch_size, sizes.sequence_length))
 
-    def _dpo(self, trained: Actor, _forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _dpo(self, trained: Actor) -> Callable[..., Any]:
         sizes = self._run.sizes
         rows, tokens = 2 * sizes.per_device_batch_size, sizes.sequence_length
 
@@ -99,7 +106,7 @@ class Program:
 
         return loss_of
 
-    def _grpo(self, trained: Actor, _forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _grpo(self, trained: Actor) -> Callable[..., Any]:
         sizes = self._run.sizes
 
         def loss_of(forward: Callable[..., Any]) -> Any:
@@ -112,17 +119,19 @@ class Program:
 
         return loss_of
 
-    def _rlt(self, trained: Actor, forward: Callable[..., Any]) -> Callable[..., Any]:
-        return self._grpo(trained, forward)
-
     def _roll_out(self, trained: Actor, forward: Callable[..., Any]) -> None:
         sizes, rollout, recorder = self._run.sizes, self._run.rollout, self._recorder
         if rollout is not None and rollout.backend is RolloutBackend.HF:
             trained.model.eval()
             generate(
-                trained.model, sizes.rollout_rows, sizes.max_prompt_length, sizes.max_completion_length, recorder,
-                phases=("rollout", "rollout"), through=forward,
-            )  # fmt: skip
+                trained.model,
+                sizes.rollout_rows,
+                sizes.max_prompt_length,
+                sizes.max_completion_length,
+                recorder,
+                phases=("rollout", "rollout"),
+                through=forward,
+            )
             trained.model.train()
         elif rollout is not None:
             recorder.mark("rollout")
@@ -144,7 +153,9 @@ class Program:
             return
         self._recorder.mark("reference")
         sizes = self._run.sizes
-        self._no_grad("reference", Batch(sizes.per_device_batch_size, sizes.sequence_length), num_tokens, use_cache=use_cache)
+        self._no_grad(
+            "reference", Batch(sizes.per_device_batch_size, sizes.sequence_length), num_tokens, use_cache=use_cache
+        )
 
     def _no_grad(self, name: str, batch: Batch, num_tokens: int, *, use_cache: bool = False) -> Any:
         """Log-probabilities of one role without gradients."""
@@ -154,7 +165,12 @@ class Program:
             forward = wrap_forward(actor.model, self._run.training, "cpu", fp32_outputs=fp32_outputs)
             with torch.no_grad():
                 return completion_logprobs(
-                    forward, actor.model, batch, num_tokens, self._scoring, use_cache=use_cache and not actor.model.training
+                    forward,
+                    actor.model,
+                    batch,
+                    num_tokens,
+                    self._scoring,
+                    use_cache=use_cache and not actor.model.training,
                 )
 
         return self._on_stage(name, run)
@@ -165,4 +181,3 @@ class Program:
         result = run(actor)
         actor.rest()
         return result
-

@@ -15,18 +15,32 @@ from vramplan.program.extend import NotRepeating
 from vramplan.program.fake import fake_device
 from vramplan.program.logprobs import LogProbCode, Scoring, fused_kernels
 from vramplan.program.methods import Program
+from vramplan.program.older_loss import LogitsCode
 from vramplan.program.recorder import Recorder
 from vramplan.program.trace import FakeTrace
 from vramplan.program.workload import Loop
 
+_NEWEST = LogitsCode()
 _SELECTIVE = Scoring(code=LogProbCode.SELECTIVE, divides=True, in_place=True)
 
 
 def trace(
-    config: Mapping[str, Any], run: Run, *, micro_steps: int = 0, device: DeviceKind | None = None,
-    loop: Loop | None = None, num_layers: int | None = None, with_labels: bool = False, lora_dropout: float = 0.0,
-    every_layer: bool = False, scoring: Scoring = _SELECTIVE, configs: Mapping[str, Mapping[str, Any]] | None = None,
-) -> FakeTrace:  # fmt: skip
+    config: Mapping[str, Any],
+    run: Run,
+    *,
+    micro_steps: int = 0,
+    device: DeviceKind | None = None,
+    loop: Loop | None = None,
+    num_layers: int | None = None,
+    with_labels: bool = False,
+    lora_dropout: float = 0.0,
+    every_layer: bool = False,
+    scoring: Scoring = _SELECTIVE,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    groups_heads: bool = True,
+    warms_up: bool = False,
+    logits_code: LogitsCode = _NEWEST,
+) -> FakeTrace:
     """Runs `run` on fake tensors.
 
     Args:
@@ -41,17 +55,30 @@ def trace(
         every_layer: run all layers, also where a few of them, repeated, do the same.
         scoring: how log-probabilities are taken (dpo, grpo, rlt).
         configs: role to config.
+        groups_heads: transformers gives sdpa fewer key heads than query heads, instead of repeating them.
+        logits_code: how the trained model gets from its head to its loss.
+        warms_up: from_pretrained allocates a model's worth of device memory first.
     """
     device = device or DeviceKind.of(80)
     loop = loop or Loop()
     by_role = {role.name: (configs or {}).get(role.name, config) for role in run.roles}
 
     def record(*, every_layer: bool) -> tuple[Recorder, list[int]]:
-        cast = Cast(run, by_role, num_layers=num_layers, every_layer=every_layer, lora_dropout=lora_dropout)
-        with fused_kernels(scoring), fake_device(device, with_labels=with_labels) as recorder:
+        cast = Cast(
+            run,
+            by_role,
+            num_layers=num_layers,
+            every_layer=every_layer,
+            lora_dropout=lora_dropout,
+            logits_code=logits_code,
+        )
+        with (
+            fused_kernels(scoring),
+            fake_device(device, with_labels=with_labels, groups_heads=groups_heads) as recorder,
+        ):
             recorder.has_padding = loop.padded
             program = Program(run, cast, recorder, loop, scoring)
-            program.load()
+            program.load(warms_up=warms_up)
             program.play(micro_steps or _default_steps(run))
             recorder.close()
         return recorder, cast.num_units

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from vramplan.allocator.replay import replay
@@ -24,7 +25,7 @@ from vramplan.core.run import (
 from vramplan.dtypes import DType
 from vramplan.program.device_kind import DeviceKind
 from vramplan.program.oracle import trace
-from vramplan.program.trace import FakeTrace
+from vramplan.program.trace import FakeTrace, Label
 from vramplan.program.workload import Loop
 
 
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gradient-accumulation-steps", type=int, default=1)
     parser.add_argument("--optim", default="adamw_torch")
     parser.add_argument("--micro-steps", type=int, default=0, help="0: two optimizer updates")
-    parser.add_argument("--loop", default="trainer", choices=["trainer", "plain"])
+    parser.add_argument("--loop", default="trainer", choices=["trainer", "step", "plain"])
     parser.add_argument("--zero-gradients", default="none", choices=["none", "zero"])
     parser.add_argument("--clip", action=boolean, default=True)
     parser.add_argument("--padded", action="store_true", help="batches hold padding: attention masks are kept")
@@ -155,18 +156,16 @@ def _print_live(recorded: FakeTrace, phase: str | None, top: int) -> None:
     lives = recorded.live_at(index)
     total = sum(live.total_bytes for live in lives)
     print(f"\nalive at event {index} ({total:,} bytes), grouped by size, operator, dtype, shape, module kind, source:")
-    groups: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[tuple[int, Label], list[int]] = {}
     for live in lives:
-        label = live.label
-        module = ".".join("*" if part.isdigit() else part for part in label.module.split("."))
-        key = (live.num_bytes, label.operation, label.dtype, label.shape, module, label.source)
-        group = groups.setdefault(key, [0, 0])
+        module = ".".join("*" if part.isdigit() else part for part in live.label.module.split("."))
+        group = groups.setdefault((live.num_bytes, replace(live.label, module=module)), [0, 0])
         group[0] += live.count
         group[1] += live.total_bytes
     ranked = sorted(groups.items(), key=lambda item: -item[1][1])
-    for key, (count, num_bytes) in ranked[:top]:
-        size, operation, dtype, shape, module, source = key
-        print(f"{num_bytes:>15,} = {count:>4} × {size:>13,}  {operation} {dtype}{list(shape)}  {module}  {source}")  # type: ignore[call-overload]
+    for (size, label), (count, num_bytes) in ranked[:top]:
+        what = f"{label.operation} {label.dtype}{list(label.shape)}"
+        print(f"{num_bytes:>15,} = {count:>4} × {size:>13,}  {what}  {label.module}  {label.source}")
     rest = sum(num_bytes for _, (_, num_bytes) in ranked[top:])
     if rest:
         print(f"{rest:>15,}   in {len(ranked) - top} smaller groups")
@@ -183,5 +182,7 @@ def _write_events(recorded: FakeTrace, path: Path) -> None:
             serial += event > 0
             label = recorded.labels[key]
             sign = f"+{event}" if event > 0 else "free"
-            file.write(f"{key}\t{sign}\t{label.operation}\t{label.dtype}{list(label.shape)}\t{label.module}\t{label.source}\n")
+            file.write(
+                f"{key}\t{sign}\t{label.operation}\t{label.dtype}{list(label.shape)}\t{label.module}\t{label.source}\n"
+            )
     print(f"{len(recorded.events)} events written to {path}", file=sys.stderr)

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vramplan.program.extend import extend
-from vramplan.program.labels import describe
+from vramplan.program.labels import ModuleStack, describe
 from vramplan.program.trace import FakeTrace, Label
 
 Kernel = Callable[..., Any]
@@ -53,7 +53,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.labels: list[Label] = []
         self.owners: list[str] = []
         self.owner = ""
-        self.module_names: dict[int, str] = {}
+        self.modules = ModuleStack()
         self.has_padding = False
         self.layers: list[int] = []
         self.layer_index = NO_LAYER
@@ -210,7 +210,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if func is _TO_COPY and not self.owner and self._source_owner(args) in _PARAMETERS:
             self.owners[serial] = "autocast"
         if self._with_labels:
-            self.labels.append(describe(func, tensor, self.module_names))
+            self.labels.append(describe(func, tensor, self.modules.innermost))
 
         def free(_: Any, key: int = key, serial: int = serial, layer: int = layer) -> None:
             del self._alive[key]
@@ -256,7 +256,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             if self._with_labels:
                 thread = "autograd" if in_backward else "main"
                 self.labels.append(
-                    Label(operation=f"kernel: cuBLAS workspace, {thread} thread", module="", source="", shape=(), dtype="")
+                    Label(
+                        operation=f"kernel: cuBLAS workspace, {thread} thread", module="", source="", shape=(), dtype=""
+                    )
                 )
 
 

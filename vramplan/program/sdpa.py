@@ -14,9 +14,17 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def scaled_dot_product_attention(
-    query: Any, key: Any, value: Any, mask: Any, dropout: float, is_causal: bool, *, scale: float | None,
-    enable_gqa: bool, device: DeviceKind,
-) -> Any:  # fmt: skip
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any,
+    dropout: float,
+    is_causal: bool,
+    *,
+    scale: float | None,
+    enable_gqa: bool,
+    device: DeviceKind,
+) -> Any:
     """Attention with the kernel that `device` would pick; see torch.nn.functional for the arguments."""
     if mask is not None and mask.dtype == torch.bool:
         zero = torch.zeros((), dtype=query.dtype)
@@ -46,9 +54,16 @@ def scaled_dot_product_attention(
 
 
 def choose_backend(
-    query: Any, key: Any, value: Any, mask: Any, dropout: float, is_causal: bool, *, enable_gqa: bool,
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any,
+    dropout: float,
+    is_causal: bool,
+    *,
+    enable_gqa: bool,
     device: DeviceKind,
-) -> str:  # fmt: skip
+) -> str:
     """`cudnn`, `flash`, `efficient` or `math`, in SDPA's order of preference."""
     shapes_fit = query.dim() == 4 and query.shape[0] == key.shape[0] == value.shape[0] and key.shape[2] > 0
     heads_equal = query.shape[-3] == key.shape[-3] == value.shape[-3]

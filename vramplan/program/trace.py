@@ -110,8 +110,8 @@ class FakeTrace:
                         return index
         return 0
 
-    def live_at(self, index: int) -> list[Live]:
-        """What is alive just after event `index`, grouped by origin and size, largest first."""
+    def serials_at(self, index: int) -> Iterator[tuple[int, int]]:
+        """Serial and size of everything alive just after event `index`."""
         alive: dict[int, int] = {}
         serial = 0
         for event in self.events[: index + 1]:
@@ -120,8 +120,12 @@ class FakeTrace:
                 serial += 1
             else:
                 del alive[-event - 1]
+        return iter(alive.items())
+
+    def live_at(self, index: int) -> list[Live]:
+        """What is alive just after event `index`, grouped by origin and size, largest first."""
         unknown = Label(operation="", module="", source="", shape=(), dtype="")
-        groups = Counter((size, self.labels[key] if self.labels else unknown) for key, size in alive.items())
+        groups = Counter((size, self.labels[key] if self.labels else unknown) for key, size in self.serials_at(index))
         lives = [Live(num_bytes=size, count=count, label=label) for (size, label), count in groups.items()]
         return sorted(lives, key=lambda live: -live.total_bytes)
 

@@ -46,8 +46,9 @@ class Loop:
     """How the training loop around a step is written: it decides what is alive beside the step itself.
 
     Args:
-        style: `trainer`: only the loss leaves the function that ran the forward; `plain`: the outputs stay alive
-            through the backward and into the next forward, until they are assigned anew.
+        style: `trainer`: only the loss leaves the function that ran the forward; `step`: the outputs stay alive
+            until the function that makes a step returns, through backward and update; `plain`: until they are
+            assigned anew, into the next forward as well.
         zero_gradients: `none` frees gradients after the update, `zero` fills them with zeros and keeps them.
         clip: whether gradients are clipped to norm 1 before the update, as the Trainer does by default.
         padded: whether batches hold padding: transformers then keeps the attention mask it otherwise drops.
@@ -74,7 +75,8 @@ def autocast(training: Training | None, device_type: str) -> AbstractContextMana
     """The autocast region that `training` asks for."""
     if training is None or training.mixed_precision is None:
         return nullcontext()
-    return torch.autocast(device_type, dtype=torch_dtype(training.mixed_precision))
+    region: AbstractContextManager[Any] = torch.autocast(device_type, dtype=torch_dtype(training.mixed_precision))
+    return region
 
 
 def wrap_forward(model: Any, training: Training | None, device_type: str, *, fp32_outputs: bool) -> Callable[..., Any]:
@@ -123,10 +125,10 @@ class Trainer:
             updates: whether the optimizer steps.
         """
         self._watch.mark("forward")
-        if self._loop.style == "plain":
-            self._alive, loss = loss_of(self.forward)
-        else:
+        if self._loop.style == "trainer":
             loss = loss_of(self.forward)[1]
+        else:
+            self._alive, loss = loss_of(self.forward)
         if self._training.gradient_checkpointing:
             self._watch.own_activations("checkpoints")
         self._watch.mark("backward")
@@ -141,6 +143,8 @@ class Trainer:
                 torch.nn.utils.clip_grad_norm_(self._parameters, _MAX_GRAD_NORM, foreach=True)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=self._loop.zero_gradients == "none")
+        if self._loop.style == "step":
+            self._alive = None
 
 
 def sft_loss(batch: Callable[[], Batch]) -> Callable[[Callable[..., Any]], Any]:
@@ -167,9 +171,15 @@ def score(model: Any, rows: int, tokens: int, watch: Watch, phase: str = "score"
 
 
 def generate(
-    model: Any, rows: int, prompt_tokens: int, completion_tokens: int, watch: Watch,
-    *, phases: tuple[str, str] = ("prefill", "decode"), through: Callable[..., Any] | None = None,
-) -> None:  # fmt: skip
+    model: Any,
+    rows: int,
+    prompt_tokens: int,
+    completion_tokens: int,
+    watch: Watch,
+    *,
+    phases: tuple[str, str] = ("prefill", "decode"),
+    through: Callable[..., Any] | None = None,
+) -> None:
     """Prefill, then the last decode step at full cache, as transformers' generate runs them.
 
     Args:
@@ -220,9 +230,7 @@ def _lengthen(cache: Any, num_tokens: int, watch: Watch) -> None:
         return
     for index, layer in enumerate(cache.layers):
         watch.enter_layer(index)
-        keys, values = (
-            old.new_empty((*old.shape[:2], num_tokens, old.shape[3])) for old in (layer.keys, layer.values)
-        )
+        keys, values = (old.new_empty((*old.shape[:2], num_tokens, old.shape[3])) for old in (layer.keys, layer.values))
         cache.update(keys, values, index)
         del keys, values
     watch.leave_layers()

@@ -148,3 +148,29 @@ def _rlt(name: str) -> dict[str, object]:
     from vramplan.catalog.runs import load_run
 
     return dict(load_run(name, ProfileDirs(shipped=shipped_profiles())).settings)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp_full_shard"])
+def test_accumulation_never_lowers_a_sharded_peak(ask, strategy):
+    common = {**SFT, "tuning": "full", "num_gpus": 4, "sharding": strategy}
+    once, twice = ask(**common, gradient_accumulation_steps=1), ask(**common, gradient_accumulation_steps=2)
+    assert once.peak.allocated_bytes <= twice.peak.allocated_bytes
+
+
+def test_the_deciding_phase_is_the_highest(ask):
+    for settings in (SFT, {**SFT, "optim": "adamw_8bit"}, {"model": SMALL}, {"model": SMALL, "method": "grpo"}):
+        report = ask(**settings)
+        assert report.phase(report.peak.phase).device_used_bytes == report.peak.device_used_bytes
+
+
+def test_an_offloaded_role_is_not_there_to_load(ask):
+    common = {"teacher": SMALL, "student": "Qwen/Qwen2.5-0.5B", "method": "rlt", "dtype": "bf16", "context": 128}
+    stays, goes = ask(**common), ask(**common, offload=["student"])
+    assert goes.phase("load").component_bytes(Component.WEIGHTS) < stays.phase("load").component_bytes(
+        Component.WEIGHTS
+    )
+
+
+def test_an_adapter_aimed_at_nothing_is_refused(ask):
+    with pytest.raises(UsageError, match="q_proj"):
+        ask(model="openai-community/gpt2", method="sft", tuning="lora", lora_target_modules=["q_proj"])

@@ -26,7 +26,10 @@ CASES = {
         {**GRPO, "quantization": "nf4", "rollout": "vllm-colocate"},
     ),
     "VP008": ({**SFT, "dtype": "fp16", "mixed_precision": "bf16"}, {**SFT, "dtype": "fp16", "mixed_precision": "fp16"}),
-    "VP009": ({**SFT, "gpu": "t4"}, {**SFT, "gpu": "l4"}),
+    "VP009": (
+        {**SFT, "gpu": "t4", "mixed_precision": "bf16"},
+        {**SFT, "gpu": "l4", "mixed_precision": "bf16"},
+    ),
     "VP010": ({**SFT, "dtype": "fp32", "mixed_precision": "bf16"}, SFT),
     "VP011": ({**GRPO, "tuning": "full", "beta": 0, "stack": {"trl": "0.15.2"}}, {**GRPO, "beta": 0}),
     "VP012": (SFT, {**SFT, "tuning": "lora"}),
@@ -56,6 +59,8 @@ CASES = {
         {"teacher": SMALL, "reference": SMALL, "method": "rlt", "tuning": "full", "dtype": "bf16", "context": 32},
     ),
     "VP024": ({**SFT, "num_gpus": 2, "sharding": "zero3"}, SFT),
+    "VP026": ({**SFT, "stack": {"transformers": "99.0"}}, {**SFT, "stack": {"transformers": "5.23.0"}}),
+    "VP027": ({**SFT, "generations": 4}, SFT),
 }
 
 

@@ -1,0 +1,193 @@
+"""Mixtures of experts: the router, the routed experts as grouped products, and the shared expert.
+
+Sources: transformers 5.23.0 integrations/moe.py (grouped_mm_experts_forward, the implementation that CUDA picks from
+compute capability 8.0 on) and models/{mixtral,qwen3_moe,deepseek_v3,gpt_oss}/modeling_*.py (their routers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vramplan.core.model import MixtureOfExperts
+from vramplan.dtypes import DType
+from vramplan.formula.activations import activate
+from vramplan.formula.code import Code, Router
+from vramplan.formula.eager import softmax, softmax_fp32
+from vramplan.formula.linear import Weights, linear, matmul
+from vramplan.formula.mlp import dense
+from vramplan.formula.ops import add, add_in_place, chunk, mul, narrow, promote, reduce, scale, to, unary
+from vramplan.formula.tape import Grads, Tape, Tensor, apply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertWeights:
+    """The routed experts' fused parameters: matrices, and biases where they have them."""
+
+    gate_up: Tensor
+    down: Tensor
+    gate_up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+
+
+def mixture(
+    tape: Tape,
+    hidden: Tensor,
+    shape: MixtureOfExperts,
+    weights: dict[str, Weights],
+    experts: ExpertWeights,
+    code: Code,
+) -> Tensor:
+    """The block of a layer.
+
+    Args:
+        tape: where it allocates.
+        hidden: normalised hidden states.
+        shape: how many experts, how wide.
+        weights: router and shared expert by name.
+        experts: the routed experts.
+        code: which router.
+    """
+    routed = _ROUTERS[code.router](tape, hidden, shape, weights[shape.router.name])
+    result = _routed(tape, hidden, shape, experts, routed[0])
+    if shape.shared is not None:
+        result = add(tape, result, dense(tape, hidden, shape.shared, weights))
+    del routed
+    return result
+
+
+def _num_tokens(hidden: Tensor, shape: MixtureOfExperts) -> int:
+    return hidden.numel // shape.hidden_size
+
+
+def _softmax_router(tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights: Weights) -> tuple[Tensor, ...]:
+    """mixtral: fp32 probabilities, whose largest are divided by their sum and stay fp32."""
+    logits = linear(tape, hidden, weights)
+    chosen, index = _top_k(tape, softmax_fp32(tape, logits), _num_tokens(hidden, shape) * shape.num_experts_per_tok)
+    return _divided_by_sum(tape, chosen, _num_tokens(hidden, shape)), index, logits
+
+
+def _softmax_router_cast(tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights: Weights) -> tuple[Tensor, ...]:
+    """qwen3_moe: the same, cast to the dtype of the logits."""
+    chosen, index, logits = _softmax_router(tape, hidden, shape, weights)
+    return to(tape, chosen, logits.dtype), index, logits
+
+
+def _sigmoid_router(tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights: Weights) -> tuple[Tensor, ...]:
+    """deepseek_v3: logits of fp32 hidden states by fp32 weights, sigmoid, the largest of the best groups."""
+    tokens = _num_tokens(hidden, shape)
+    logits = matmul(
+        tape, to(tape, hidden, DType.FP32), to(tape, weights.weight, DType.FP32), tokens * shape.num_experts
+    )
+    scores = to(tape, logits, logits.dtype)
+    scores = unary(tape, scores, saves="result")
+    index = tape.empty(tokens * shape.num_experts_per_tok, DType.INT64)
+    chosen = _gathered(tape, scores, index)
+    chosen = _divided_by_sum(tape, chosen, tokens)
+    return scale(tape, chosen), index, logits
+
+
+def _top_k_router(tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights: Weights) -> tuple[Tensor, ...]:
+    """gpt_oss: the largest logits, and their softmax."""
+    logits = linear(tape, hidden, weights)
+    chosen, index = _top_k(tape, logits, _num_tokens(hidden, shape) * shape.num_experts_per_tok)
+    return softmax(tape, chosen), index, logits
+
+
+_ROUTERS = {
+    Router.SOFTMAX: _softmax_router,
+    Router.SOFTMAX_CAST: _softmax_router_cast,
+    Router.SIGMOID: _sigmoid_router,
+    Router.TOP_K: _top_k_router,
+}
+
+
+def _top_k(tape: Tape, values: Tensor, numel: int) -> tuple[Tensor, Tensor]:
+    """Values and int64 indices; the derivative scatters into zeros of the whole."""
+    index = tape.empty(numel, DType.INT64)
+    return _gathered(tape, values, index), index
+
+
+def _gathered(tape: Tape, values: Tensor, index: Tensor) -> Tensor:
+    whole, dtype = values.numel, values.dtype
+    return apply(tape, index.numel, dtype, (values,), (index,), lambda _grad: (tape.empty(whole, dtype),))
+
+
+def _divided_by_sum(tape: Tape, chosen: Tensor, tokens: int) -> Tensor:
+    """`values /= values.sum(dim=-1, keepdim=True)`: in place, so the quotient's derivative keeps a clone."""
+    total = reduce(tape, chosen, tokens, spreads=0)
+    numel, dtype = chosen.numel, chosen.dtype
+
+    def derivative(_grad: Tensor) -> Grads:
+        return tape.empty(numel, dtype), tape.empty(tokens, dtype)
+
+    return apply(tape, numel, dtype, (chosen, total), (chosen, total), derivative)
+
+
+def _routed(
+    tape: Tape, hidden: Tensor, shape: MixtureOfExperts, experts: ExpertWeights, sample_weights: Tensor
+) -> Tensor:
+    """grouped_mm_experts_forward over tokens × experts per token, sorted by expert."""
+    pairs = _num_tokens(hidden, shape) * shape.num_experts_per_tok
+    sorted_experts, permutation = tape.empty(pairs, DType.INT64), tape.empty(pairs, DType.INT64)
+    selected = _rows(tape, hidden, tape.empty(pairs, DType.INT64), pairs * shape.hidden_size)
+    weights = _rows(tape, sample_weights, permutation, pairs)
+    histogram_input = tape.empty(pairs, DType.INT32)
+    bias = _bias_rows(tape, experts.gate_up_bias, sorted_experts, shape.num_experts)
+    states = _grouped(tape, selected, experts.gate_up, pairs * 2 * shape.intermediate_size, bias)
+    states = _gated(tape, states, shape)
+    bias = _bias_rows(tape, experts.down_bias, sorted_experts, shape.num_experts)
+    states = _grouped(tape, states, experts.down, pairs * shape.hidden_size, bias)
+    weighted = _weighted(tape, states, weights, pairs)
+    weighted = _rows(tape, weighted, tape.empty(pairs, DType.INT64), weighted.numel)
+    result = to(tape, reduce(tape, weighted, hidden.numel, spreads=0), hidden.dtype)
+    del selected, states, bias, histogram_input
+    return result
+
+
+def _rows(tape: Tape, states: Tensor, index: Tensor, numel: int) -> Tensor:
+    """Rows picked by an index: the derivative puts them into zeros of the whole shape."""
+    whole, dtype = states.numel, states.dtype
+    return apply(tape, numel, dtype, (states,), (index,), lambda _grad: (tape.empty(whole, dtype),))
+
+
+def _bias_rows(tape: Tape, bias: Tensor | None, experts: Tensor, num_experts: int) -> Tensor | None:
+    return None if bias is None else _rows(tape, bias, experts, bias.numel // num_experts * experts.numel)
+
+
+def _grouped(tape: Tape, states: Tensor, weight: Tensor, numel: int, bias: Tensor | None) -> Tensor:
+    """`_grouped_linear`: the product takes the weight's dtype, autocast or not, and the bias is added in place."""
+    before, tape.autocast = tape.autocast, None
+    result = matmul(tape, to(tape, states, weight.dtype), weight, numel)
+    tape.autocast = before
+    return result if bias is None else add_in_place(tape, result, bias)
+
+
+def _gated(tape: Tape, states: Tensor, shape: MixtureOfExperts) -> Tensor:
+    half = states.numel // 2
+    if not shape.expert_bias:
+        gate, up = chunk(tape, states, (half, half))
+        return mul(tape, activate(tape, gate, shape.activation), up)
+    # GptOssExperts._apply_gate: interleaved views, both clamped, a sigmoid written out.
+    gate, up = narrow(tape, states, half), narrow(tape, states, half)
+    gate, up = unary(tape, gate), unary(tape, up)
+    linear_unit = mul(tape, gate, unary(tape, scale(tape, gate), saves="result"))
+    return mul(tape, scale(tape, up), linear_unit)
+
+
+def _weighted(tape: Tape, states: Tensor, weights: Tensor, pairs: int) -> Tensor:
+    """`states * weights.unsqueeze(-1)`: the weights' gradient is a whole product, summed."""
+    numel, own, dtype = states.numel, states.dtype, promote(states.dtype, weights.dtype)
+    weights_dtype, needs = weights.dtype, (states.requires_grad, weights.requires_grad)
+
+    def derivative(_grad: Tensor) -> Grads:
+        products = [tape.empty(numel, dtype) if need else None for need in needs]
+        if products[0] is not None and own is not dtype:
+            products[0] = tape.empty(numel, own)
+        if products[1] is not None:
+            products[1] = tape.empty(pairs, dtype)
+            if weights_dtype is not dtype:
+                products[1] = tape.empty(pairs, weights_dtype)
+        return products
+
+    saved = (weights if needs[0] else None, states if needs[1] else None)
+    return apply(tape, numel, dtype, (states, weights), saved, derivative)
