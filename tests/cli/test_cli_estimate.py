@@ -44,7 +44,7 @@ def test_flags_go_over_the_profile(vramplan: Callable[..., Any], planner: Any, p
         "context": 512,
         "max_prompt_length": 64,
     }
-    assert "mine: mine\n" in said.out
+    assert "mine with another quantization, max_prompt_length\n" in said.out
     assert "- mind the gap\n" in said.out
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vramplan.catalog import ProfileDirs, load_run, profile_dirs
+from vramplan.catalog import ProfileDirs, RunProfile, load_run, profile_dirs
 from vramplan.core.report import MemoryReport
 from vramplan.errors import UsageError
 from vramplan.runfiles.flat import FlatRun, parse_flat
@@ -51,10 +51,22 @@ def with_profile(flat: FlatRun, dirs: ProfileDirs) -> Asked:
         raise UsageError(f"{profile.file.path}: a run profile cannot name another one", hint="copy its settings here")
     return Asked(
         flat=under.merged(flat).merged(FlatRun(run=name)),
-        title=f"{profile.file.name}: {profile.description}",
+        title=_title(profile, under, flat),
         notes=profile.notes,
         shadowing=profile.file.note,
     )
+
+
+_OF_THE_CARD = frozenset({"run", "gpu", "gpu_mem"})
+
+
+def _title(profile: RunProfile, under: FlatRun, flat: FlatRun) -> str:
+    """What the profile is, or, where flags change it, which of its settings are not its own any more."""
+    settings = under.given()
+    changed = [key for key, value in flat.given().items() if key not in _OF_THE_CARD and settings.get(key) != value]
+    if not changed:
+        return f"{profile.file.name}: {profile.description}"
+    return f"{profile.file.name} with another {', '.join(changed)}"
 
 
 def answer_run(asked: Asked, dirs: ProfileDirs, *, run_id: str | None = None) -> MemoryReport:

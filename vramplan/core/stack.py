@@ -34,6 +34,7 @@ class Stack:
         trainer_load_dtype: what TRL loads a model given by name in: `fp32`, `auto` or `unset` (transformers' own).
         trainer_mixed_bf16: TRL trains under bf16 autocast unless told otherwise.
         generates_whole_batch: TRL generates for a whole accumulation cycle at once.
+        vllm_colocate_available: TRL can run the engine in the training process.
         vllm_sleep_available: TRL can put the colocated engine to sleep.
         default_vllm_utilization: TRL's vllm_gpu_memory_utilization.
         default_checkpointing: TRL turns gradient checkpointing on by itself.
@@ -43,7 +44,8 @@ class Stack:
         fused_four_bit_forward: bitsandbytes multiplies small batches without dequantising the weight.
         four_bit_saves_input: bitsandbytes' 4-bit product keeps its input for the backward.
         adapters_cast_to_fp32: peft keeps adapters in fp32 whatever the base dtype.
-        fused_optimizer_default: transformers' default `optim` is the fused AdamW.
+        fused_optimizer_default: transformers' default `optim` is the fused AdamW, where torch is new enough.
+        fused_optimizer_trusted: torch is new enough for that.
     """
 
     versions: Mapping[str, str]
@@ -67,6 +69,7 @@ class Stack:
     trainer_load_dtype: str
     trainer_mixed_bf16: bool
     generates_whole_batch: bool
+    vllm_colocate_available: bool
     vllm_sleep_available: bool
     default_vllm_utilization: float
     default_checkpointing: bool
@@ -77,3 +80,4 @@ class Stack:
     four_bit_saves_input: bool
     adapters_cast_to_fp32: bool
     fused_optimizer_default: bool
+    fused_optimizer_trusted: bool

@@ -49,6 +49,7 @@ class Code:
         rotates_halves: the two halves of a head are rotated apart and concatenated (gpt_oss).
         always_masks: the causal mask is made where sdpa could do without (falcon).
         calls_sdpa: the module calls sdpa itself, without grouped heads (falcon).
+        scales_in_embedding: the embedding module scales its result itself (gemma), before anything hooks onto it.
         positions_per_row: learned positions are looked up for each row (opt), not once.
         router: of a mixture of experts.
         inlines_mlp: the layer runs the feed-forward itself, over one name (opt).
@@ -66,6 +67,7 @@ class Code:
     rotates_halves: bool = False
     always_masks: bool = False
     calls_sdpa: bool = False
+    scales_in_embedding: bool = False
     positions_per_row: bool = False
     router: Router = Router.SOFTMAX
     inlines_mlp: bool = False
@@ -77,7 +79,9 @@ _CODES = {
     "falcon": Code(
         softmax=Softmax.OF_HIDDEN, split=Split.FALCON, always_masks=True, calls_sdpa=True, returns_weights=True
     ),
-    "gemma3_text": Code(rotary_by_window=True, norms_after_projections=True),
+    "gemma": Code(scales_in_embedding=True),
+    "gemma2": Code(scales_in_embedding=True),
+    "gemma3_text": Code(rotary_by_window=True, norms_after_projections=True, scales_in_embedding=True),
     "deepseek_v2": Code(router=Router.SIGMOID),
     "deepseek_v3": Code(router=Router.SIGMOID),
     "gpt2": Code(softmax=Softmax.NATIVE, keeps_branch=True),

@@ -40,9 +40,11 @@ def eager_attention(
     """
     times = group_size(query, key, shape, batch)
     shared = times == shape.num_attention_heads > 1  # one head, repeated as a view: a product of several rows copies it
-    laid_out = not shared and (times != 1 or batch.caches)  # repeat_kv and torch.cat leave rows and heads contiguous
+    latent = isinstance(shape.projections, LatentProjections)
+    # repeat_kv and the cache's torch.cat leave rows and heads one stride apart.
+    laid_out = not shared and (times != 1 or (batch.caches and not (latent and batch.latent_cache)))
     key, value = repeat(tape, key, times, is_view=shared), repeat(tape, value, times, is_view=shared)
-    joined = joins_heads(shape, inputs.code) or isinstance(shape.projections, LatentProjections)
+    joined = latent or joins_heads(shape, inputs.code)
     left = operand(tape, query, batch, laid_out=joined or batch.tokens == 1)
     right = operand(tape, key, batch, laid_out=laid_out or (joined and not shared))
     scores = matmul(tape, left, right, query.numel // shape.head_dim * seen_tokens(shape, batch))
@@ -86,6 +88,14 @@ def softmax(tape: Tape, scores: Tensor) -> Tensor:
     return unary(tape, scores, saves="result", temporaries=1)
 
 
+def softmax_of(tape: Tape, scores: Tensor, dtype: DType) -> Tensor:
+    """`softmax(scores, dtype=dtype)`: autocast leaves an explicit dtype alone."""
+    before, tape.autocast = tape.autocast, None
+    result = softmax(tape, to(tape, scores, dtype))
+    tape.autocast = before
+    return result
+
+
 def softmax_fp32(tape: Tape, scores: Tensor) -> Tensor:
     """`softmax(scores, dtype=torch.float32)`: CUDA has one kernel from fp16 to fp32; bf16 is cast first (SoftMax.cpp).
 
@@ -112,14 +122,12 @@ def _with_sinks(
     column = Tensor(None, heads, sinks.dtype, sinks.node, sinks.leaf)
     combined = cat(tape, [scores, column])
     combined = _less_maximum(tape, combined, heads)
-    probabilities = softmax(tape, combined)
+    probabilities = softmax_of(tape, combined, combined.dtype)
     kept = narrow(tape, probabilities, scores.numel)
     weights = to(tape, dropout(tape, kept) if shape.dropout and batch.trains else kept, value.dtype)
-    # One column fewer than its storage has: the product copies it.
-    left = weights if weights.storage is not kept.storage else copy(tape, weights)
     weighted = matmul(
         tape,
-        to_autocast(tape, left),
+        to_autocast(tape, weights),
         operand(tape, value, batch, laid_out=laid_out),
         batch.num_tokens * shape.num_attention_heads * shape.v_head_dim,
     )

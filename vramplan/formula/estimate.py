@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from vramplan.core.report import Basis, Component, Entry, Phase
 from vramplan.core.run import Method, RolloutBackend
+from vramplan.formula.kv_cache import kv_cache_bytes
 from vramplan.formula.phases import PhasePlan, plan_phases
 from vramplan.formula.reserved import Reserved, reserve
 from vramplan.formula.segments import Amounts
@@ -194,25 +195,33 @@ def _trainable_text(static: Static) -> str:
 
 
 def _dynamic_entry(component: str, num_bytes: int, setting: Setting, plan: PhasePlan) -> Entry:
-    tokens = plan.rows * setting.run.sizes.sequence_length
-    formula = f"{tokens:,} tokens × {num_bytes / tokens:,.1f} B"
-    if component == "logits":
-        vocab_size = setting.models[plan.role.name].vocab_size
-        formula = f"{tokens:,} tokens × {vocab_size:,} entries × {num_bytes / (tokens * vocab_size):.2f} B"
-    elif component == "checkpoints":
-        model = setting.models[plan.role.name]
-        layers = len(model.layers)
-        formula = f"{layers} layers × {tokens:,} tokens × {model.hidden_size:,} × " + (
-            f"{num_bytes / (layers * tokens * model.hidden_size):.2f} B"
-        )
     return Entry(
         component=Component(component),
         label=plan.role.name,
         num_bytes=num_bytes,
         basis=Basis.MODELLED,
-        formula=formula,
+        formula=_dynamic_formula(component, num_bytes, setting, plan),
         source=DYNAMIC_SOURCE,
     )
+
+
+def _dynamic_formula(component: str, num_bytes: int, setting: Setting, plan: PhasePlan) -> str:
+    """The factors of a component; where ops of many kinds add up, its share for each token."""
+    model = setting.models[plan.role.name]
+    tokens, layers = plan.rows * setting.run.sizes.sequence_length, len(model.layers)
+    if component == "logits":
+        each = num_bytes / (tokens * model.vocab_size)
+        return f"{tokens:,} tokens × {model.vocab_size:,} entries × {each:.2f} B"
+    if component == "checkpoints":
+        each = num_bytes / (layers * tokens * model.hidden_size)
+        return f"{layers} layers × {tokens:,} tokens × {model.hidden_size:,} × {each:.2f} B"
+    if component == "kv_cache":
+        dtype = plan.role.load.dtype
+        token_bytes = kv_cache_bytes(model, setting.stack, rows=1, tokens=1, dtype=dtype)
+        return f"{num_bytes / token_bytes:,.0f} cached tokens × {token_bytes:,} B, keys and values of {layers} layers"
+    if component == "dequantized":
+        return "the widest weight while it multiplies, in 16 bits"
+    return f"{tokens:,} tokens × {num_bytes / tokens:,.1f} B at the peak"
 
 
 def _finished(name: str, entries: list[Entry], setting: Setting, reserved: Reserved, *, engine: bool) -> Phase:

@@ -12,7 +12,7 @@ from vramplan.core.model import MixtureOfExperts
 from vramplan.dtypes import DType
 from vramplan.formula.activations import activate
 from vramplan.formula.code import Code, Router
-from vramplan.formula.eager import softmax, softmax_fp32
+from vramplan.formula.eager import softmax_fp32, softmax_of
 from vramplan.formula.linear import Weights, linear, matmul
 from vramplan.formula.mlp import dense
 from vramplan.formula.ops import add, add_in_place, chunk, mul, narrow, promote, reduce, scale, to, unary
@@ -90,7 +90,7 @@ def _top_k_router(tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights: 
     """gpt_oss: the largest logits, and their softmax."""
     logits = linear(tape, hidden, weights)
     chosen, index = _top_k(tape, logits, _num_tokens(hidden, shape) * shape.num_experts_per_tok)
-    return softmax(tape, chosen), index, logits
+    return softmax_of(tape, chosen, chosen.dtype), index, logits
 
 
 _ROUTERS = {
@@ -139,7 +139,8 @@ def _routed(
     states = _grouped(tape, states, experts.down, pairs * shape.hidden_size, bias)
     weighted = _weighted(tape, states, weights, pairs)
     weighted = _rows(tape, weighted, tape.empty(pairs, DType.INT64), weighted.numel)
-    result = to(tape, reduce(tape, weighted, hidden.numel, spreads=0), hidden.dtype)
+    # The sum's gradient is an expanded view, which the view before it makes contiguous.
+    result = to(tape, reduce(tape, weighted, hidden.numel), hidden.dtype)
     del selected, states, bias, histogram_input
     return result
 

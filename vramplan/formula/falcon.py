@@ -8,7 +8,7 @@ from __future__ import annotations
 from vramplan.core.model import Attention
 from vramplan.dtypes import DType
 from vramplan.formula.batch import Batch, LayerInputs
-from vramplan.formula.eager import operand, softmax
+from vramplan.formula.eager import operand, softmax_of
 from vramplan.formula.kernels import spread
 from vramplan.formula.kv_cache import group_size, seen_tokens
 from vramplan.formula.linear import matmul
@@ -78,14 +78,6 @@ def falcon_eager(
     weighted = matmul(tape, weights, right, query.numel)
     del right
     return copy(tape, weighted), weights
-
-
-def softmax_of(tape: Tape, scores: Tensor, dtype: DType) -> Tensor:
-    """`softmax(scores, dtype=dtype)`."""
-    before, tape.autocast = tape.autocast, None  # autocast leaves an explicit dtype alone
-    result = softmax(tape, to(tape, scores, dtype))
-    tape.autocast = before
-    return result
 
 
 def _scaled_in_place(tape: Tape, scores: Tensor) -> Tensor:

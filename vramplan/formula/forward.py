@@ -77,9 +77,12 @@ def embed(
         The hidden states, and what the model's forward refers to until it returns.
     """
     hidden = _lookup(tape, modules.embed(model), batch, model.embeddings[0].embedding_dim, rows=batch.rows)
+    scales_inside = code_of(model.model_type).scales_in_embedding
+    if model.embedding_multiplier and scales_inside:
+        hidden = scale(tape, hidden)
     if input_needs_grad and hidden.node is None:
         hidden.leaf = Leaf(hidden.detach())
-    if model.embedding_multiplier:
+    if model.embedding_multiplier and not scales_inside:
         hidden = scale(tape, hidden)
     if model.projection_in is not None:
         hidden = linear(tape, hidden, modules.linear(model.projection_in))

@@ -71,6 +71,8 @@ def update_cache(
     A sliding-window layer keeps its window less one token as a view of that, and attends to that and the new ones.
     """
     past = cached_tokens(shape, batch.past_tokens, sliding=batch.sliding_cache)
+    slides = batch.sliding_cache and shape.sliding_window is not None
+    before = list(caches) if slides else []  # DynamicSlidingWindowLayer replaces both at its end
     updated = []
     with tape.owner("kv_cache"):
         for index, new in enumerate((key, value)):
@@ -80,4 +82,5 @@ def update_cache(
                 caches[index] = longer
             else:
                 caches.append(longer)
+    del before
     return updated[0], updated[1]

@@ -35,10 +35,9 @@ def normalise(
     if kind is NormKind.RMS:
         hidden = to(tape, hidden, input_dtype)
         return mul(tape, weight, hidden)
-    wide = to(tape, weight, DType.FP32)
     if kind is NormKind.RMS_GEMMA:
-        wide = scale(tape, wide)  # 1.0 + weight
-    hidden = mul(tape, hidden, wide)
+        weight = scale(tape, to(tape, weight, DType.FP32))  # 1.0 + weight.float()
+    hidden = mul(tape, hidden, weight)
     return to(tape, hidden, input_dtype)
 
 

@@ -189,7 +189,7 @@ def _roles(
         shares = None
         same = reference == references[trained] and name != trained
         # RLT shares under peft too, where no reference is asked for (trainers/grpo.py 224-226, 852-855).
-        shared = method in (Method.GRPO, Method.DPO) or (method is Method.RLT and flat.reference is None)
+        shared = method in (Method.GRPO, Method.DPO) or (method is Method.RLT and flat.reference in (None, "none"))
         if name == "reference" and same and shared and tuning is Tuning.LORA:
             shares = trained
             assumptions.append("the reference is the policy with its adapters switched off: no weights of its own")
@@ -274,7 +274,7 @@ def _training(
         return None
     if tuning is Tuning.FULL and role.load.quantization is not Quantization.NONE:
         raise UsageError(
-            f"VP001: full training of a purely {role.load.quantization.value} model is refused by transformers",
+            "VP001: full training of a purely quantised model is refused by transformers",
             hint="train LoRA adapters (--tuning lora), or load the trained model unquantised",
         )
     lora = _lora(flat, role, models[role.name], method, stack, assumptions) if tuning is Tuning.LORA else None
@@ -285,7 +285,8 @@ def _training(
     if checkpoints is None:
         checkpoints = method is Method.RLT or (by_trainer and stack.default_checkpointing)
         assumptions.append(f"gradient checkpointing is {'on' if checkpoints else 'off'}, this trainer's default")
-    optim = flat.optim or ("adamw_torch_fused" if stack.fused_optimizer_default else "adamw_torch")
+    fused = stack.fused_optimizer_default and stack.fused_optimizer_trusted
+    optim = flat.optim or ("adamw_torch_fused" if fused else "adamw_torch")
     if flat.optim is None:
         assumptions.append(f"the optimizer is {optim}, transformers' default")
     return Training(

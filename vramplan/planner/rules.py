@@ -5,99 +5,26 @@ VP001, VP002 and VP003 are refusals: `vramplan.planner.resolve` and `vramplan.pl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from vramplan.core.model import ModuleKind
 from vramplan.core.report import Component, Finding
-from vramplan.core.run import AttentionImplementation, Method, Quantization, RolloutBackend, Tuning
+from vramplan.core.run import Method, Quantization, Tuning
 from vramplan.dtypes import DType
 from vramplan.formula.estimate import Estimate
 from vramplan.formula.logprobs import LogProbCode, code_of
 from vramplan.formula.optimizer import paged_bytes
 from vramplan.formula.setting import Setting
+from vramplan.planner.finding import Rule, gigabytes
 from vramplan.planner.idle import idle_settings
-from vramplan.planner.resolve import rollout_rows
+from vramplan.planner.rules_precision import PRECISION_RULES
+from vramplan.planner.rules_rollout import ROLLOUT_RULES
 from vramplan.runfiles.flat import FlatRun
-from vramplan.units import GB
-
-Rule = Callable[[FlatRun, Setting, Estimate], Iterator[Finding]]
 
 
 def find_findings(flat: FlatRun, setting: Setting, result: Estimate) -> tuple[Finding, ...]:
     """Every rule that has something to say about this run."""
     return tuple(finding for rule in RULES for finding in rule(flat, setting, result))
-
-
-def gigabytes(num_bytes: int) -> str:
-    """Bytes for a sentence."""
-    return f"{num_bytes / GB:.2f} GB"
-
-
-def rollout_divisibility(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
-    """VP004, VP005."""
-    sizes, run = setting.run.sizes, setting.run
-    if not run.method.rolls_out:
-        return
-    if sizes.num_generations < 2:
-        yield Finding(
-            rule="VP004",
-            message=f"{sizes.num_generations} completion a prompt has no group to compare with: the trainer refuses it",
-            hint="use at least --generations 2",
-            source="TRL grpo_config.py: num_generations must be at least 2; RLT trainers/grpo.py 375-382",
-        )
-    total = sizes.batch_size
-    if total is not None and total % sizes.num_generations:
-        yield Finding(
-            rule="VP005",
-            message=f"{total} completions an update are no multiple of {sizes.num_generations} a prompt",
-            hint=f"use a --batch-size that {rollout_rows(sizes.per_device_batch_size, sizes.num_generations)} divides",
-            source="TRL grpo_trainer.py: generation_batch_size must be divisible by num_generations",
-        )
-
-
-def engine_length(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
-    """VP006."""
-    needed = setting.run.sizes.sequence_length
-    if flat.vllm_max_model_length is not None and flat.vllm_max_model_length < needed:
-        yield Finding(
-            rule="VP006",
-            message=f"vllm_max_model_length {flat.vllm_max_model_length} is less than prompt and completion, {needed}",
-            hint=f"it counts both: use {needed}",
-            source="vLLM max_model_len is prompt plus output; research/training-memory.md §1.1",
-        )
-
-
-def engine_with_eight_bit(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
-    """VP007."""
-    run = setting.run
-    colocated = run.rollout is not None and run.rollout.backend is RolloutBackend.VLLM_COLOCATE
-    if colocated and run.trained.load.quantization is Quantization.INT8:
-        yield Finding(
-            rule="VP007",
-            message="vLLM does not support in-flight 8-bit quantisation: TRL stops with a ValueError",
-            hint="use 4-bit, or --rollout hf, or --rollout vllm-server",
-            source="TRL generation/vllm_generation.py, lines 341-348",
-        )
-
-
-def half_precision(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
-    """VP008, VP009."""
-    training, role = setting.run.training, setting.run.trained
-    if training is not None and training.mixed_precision is DType.BF16 and role.load.dtype is DType.FP16:
-        yield Finding(
-            rule="VP008",
-            message="fp16 weights under bf16 autocast: every product casts them, and nothing is saved",
-            hint="load in bf16, or use --mixed-precision fp16",
-            source="torch autocast_mode.cpp cached_cast; accelerate refuses fp16 with bf16=True",
-        )
-    uses_bf16 = training is not None and training.mixed_precision is DType.BF16
-    if flat.gpu is not None and uses_bf16 and setting.gpu.compute_capability < (8, 0):
-        yield Finding(
-            rule="VP009",
-            message=f"{setting.gpu.label} has no bf16 units: transformers refuses bf16=True there",
-            hint="use --dtype fp16 and --mixed-precision fp16",
-            source="transformers training_args.py: bf16 needs compute capability 8.0",
-        )
 
 
 def fp32_weights(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
@@ -219,21 +146,6 @@ def paged_states(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterato
         )
 
 
-def generation_rows(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
-    """VP018."""
-    run, training = setting.run, setting.run.training
-    if run.method is not Method.GRPO or run.rollout is None or training is None:
-        return
-    steps = training.gradient_accumulation_steps
-    if run.rollout.backend is RolloutBackend.HF and setting.stack.generates_whole_batch and steps > 1:
-        yield Finding(
-            rule="VP018",
-            message=f"accumulation multiplies the rollout: {run.sizes.rollout_rows} rows are generated at once",
-            hint="accumulation does not lower this peak; vLLM does, or fewer steps",
-            source="TRL pull request 3283 (from 0.17): one generation for the whole accumulation cycle; issue 4511",
-        )
-
-
 def full_logits(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
     """VP019."""
     if setting.run.method not in (Method.GRPO, Method.DPO) or code_of(setting.stack, rlt=False) is LogProbCode.FUSED:
@@ -264,33 +176,20 @@ def long_context(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterato
             )
 
 
-def attention_code(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
-    """VP021, VP022."""
-    run = setting.run
-    if run.attn_implementation is AttentionImplementation.FLASH_ATTENTION_2 and setting.gpu.compute_capability < (8, 0):
-        yield Finding(
-            rule="VP021",
-            message=f"flash-attn does not run on {setting.gpu.label}",
-            hint="use --attn-implementation sdpa",
-            source="flash-attn 2 needs compute capability 8.0",
-        )
-    for role in run.roles:
-        attention = setting.models[role.name].layers[0].attention
-        if attention.softcap and run.attn_implementation is AttentionImplementation.SDPA:
-            yield Finding(
-                rule="VP022",
-                message=f"{role.name} caps attention scores, which sdpa cannot: transformers refuses or ignores it",
-                hint="use --attn-implementation eager for training, as transformers advises",
-                source="transformers integrations/sdpa_attention.py: softcap raises",
-            )
-
-
 def named_reference(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
-    """VP023."""
+    """VP023, VP033."""
+    if setting.run.method is Method.RLT and flat.reference == "none":
+        yield Finding(
+            rule="VP033",
+            message="RLT loads and runs a reference whatever is asked",
+            hint="under LoRA it is the teacher without its adapters, and costs no weights",
+            source="RLT trainers/grpo.py 218-226, 845-855",
+        )
+        return
     training, reference = setting.run.training, setting.run.role("reference")
     if training is None or training.tuning is not Tuning.LORA or reference is None or reference.shares:
         return
-    if reference.model == setting.run.trained.model and setting.run.method is Method.RLT and flat.reference is not None:
+    if reference.model == setting.run.trained.model and setting.run.method is Method.RLT:
         own = sum(one.num_bytes for one in setting.stored["reference"])
         yield Finding(
             rule="VP023",
@@ -336,10 +235,8 @@ def unread_versions(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iter
 
 
 RULES: tuple[Rule, ...] = (
-    rollout_divisibility,
-    engine_length,
-    engine_with_eight_bit,
-    half_precision,
+    *ROLLOUT_RULES,
+    *PRECISION_RULES,
     fp32_weights,
     reference_at_zero_beta,
     second_step,
@@ -347,10 +244,8 @@ RULES: tuple[Rule, ...] = (
     kept_inputs,
     kbit_upcast,
     paged_states,
-    generation_rows,
     full_logits,
     long_context,
-    attention_code,
     named_reference,
     several_gpus,
     left_out_parts,

@@ -9,6 +9,8 @@ import torch
 
 from vramplan.core.stack import Stack
 
+_OWN_LOSS = ("gpt2", "gpt_neox", "opt", "falcon", "gpt_bigcode")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitsCode:
@@ -17,27 +19,40 @@ class LogitsCode:
     Args:
         upcasts: the model itself returns fp32 logits when it trains (transformers before 4.45).
         shifts: the loss copies the fp32 logits without the last token instead of shifting the labels (before 4.49).
+        some_keep_16_bits: gpt2, gpt_neox, opt, falcon and gpt_bigcode take the loss of 16-bit logits (before 4.49).
     """
 
     upcasts: bool = False
     shifts: bool = False
+    some_keep_16_bits: bool = False
 
     @classmethod
     def of(cls, stack: Stack) -> LogitsCode:
         """What the stack's transformers does."""
-        return cls(upcasts=stack.model_upcasts_logits, shifts=stack.loss_shifts_logits)
+        return cls(
+            upcasts=stack.model_upcasts_logits,
+            shifts=stack.loss_shifts_logits,
+            some_keep_16_bits=not stack.every_loss_upcasts,
+        )
 
     def put_into(self, model: Any) -> None:
         """Changes a model, or peft's around it, that trains."""
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if self.upcasts:
+        keeps = self.some_keep_16_bits and base.config.model_type in _OWN_LOSS
+        if self.upcasts and not keeps:
             base.get_output_embeddings().register_forward_hook(lambda _module, _args, logits: logits.float())
-        if self.shifts:
+        if keeps:
             base.loss_function = _shifted_loss
+        elif self.shifts:
+            base.loss_function = _upcast_loss
+
+
+def _upcast_loss(logits: Any, labels: Any, vocab_size: int, **_: Any) -> Any:
+    logits = logits.float()
+    return _shifted_loss(logits, labels, vocab_size)
 
 
 def _shifted_loss(logits: Any, labels: Any, vocab_size: int, **_: Any) -> Any:
-    logits = logits.float()
     shifted_logits = logits[..., :-1, :].contiguous()
     shifted_labels = labels[..., 1:].contiguous()
     return torch.nn.functional.cross_entropy(shifted_logits.view(-1, vocab_size), shifted_labels.view(-1))

@@ -24,6 +24,7 @@ from vramplan.core.run import (
 )
 from vramplan.dtypes import DType
 from vramplan.program.device_kind import DeviceKind
+from vramplan.program.older_loss import LogitsCode
 from vramplan.program.oracle import trace
 from vramplan.program.trace import FakeTrace, Label
 from vramplan.program.workload import Loop
@@ -48,6 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
         num_layers=options.layers,
         with_labels=options.dump or options.events is not None,
         lora_dropout=options.lora_dropout,
+        every_layer=options.every_layer,
+        groups_heads=options.groups_heads,
+        warms_up=options.warm_up,
+        logits_code=LogitsCode(
+            upcasts=options.upcast_logits, shifts=options.shift_logits, some_keep_16_bits=options.keep_16_bit_loss
+        ),
     )
     _print_peaks(recorded)
     if options.dump:
@@ -130,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--padded", action="store_true", help="batches hold padding: attention masks are kept")
     parser.add_argument("--fp32-outputs", action=boolean, default=True, help="accelerate's convert_outputs_to_fp32")
     parser.add_argument("--compute-capability", type=int, default=80, help="75 T4, 80 A100, 86 A6000, 90 H100")
+    parser.add_argument("--groups-heads", action=boolean, default=True, help="no: transformers repeats keys and values")
+    parser.add_argument("--warm-up", action="store_true", help="from_pretrained warms up the allocator")
+    parser.add_argument("--upcast-logits", action="store_true", help="transformers before 4.46")
+    parser.add_argument("--shift-logits", action="store_true", help="transformers before 4.49")
+    parser.add_argument("--keep-16-bit-loss", action="store_true", help="gpt2, gpt_neox, opt, … before 4.49")
+    parser.add_argument("--every-layer", action="store_true", help="extrapolate nothing")
     parser.add_argument("--layers", type=int, default=None)
     parser.add_argument("--dump", action="store_true", help="what is alive at the peak")
     parser.add_argument("--phase", default=None, help="with --dump: the peak of this phase (forward.2, backward, …)")

@@ -58,7 +58,28 @@ CASES = {
         {"teacher": SMALL, "reference": SMALL, "method": "rlt", "tuning": "lora", "dtype": "bf16", "context": 32},
         {"teacher": SMALL, "reference": SMALL, "method": "rlt", "tuning": "full", "dtype": "bf16", "context": 32},
     ),
+    "VP033": (
+        {"teacher": SMALL, "reference": "none", "method": "rlt", "dtype": "bf16", "context": 32},
+        {"teacher": SMALL, "method": "rlt", "dtype": "bf16", "context": 32},
+    ),
     "VP024": ({**SFT, "num_gpus": 2, "sharding": "zero3"}, SFT),
+    "VP028": (
+        {**GRPO, "rollout": "vllm-colocate", "vllm_sleep": True, "stack": {"trl": "0.22.0"}},
+        {**GRPO, "rollout": "vllm-colocate", "vllm_sleep": True, "stack": {"trl": "0.23.0"}},
+    ),
+    "VP029": (
+        {**GRPO, "rollout": "vllm-colocate", "vllm_gpu_memory_utilization": 0.01, "gpu": "l4"},
+        {**GRPO, "rollout": "vllm-colocate", "vllm_gpu_memory_utilization": 0.3, "gpu": "l4"},
+    ),
+    "VP030": (
+        {**GRPO, "rollout": "vllm-colocate", "vllm_gpu_memory_utilization": 0.98, "gpu": "l4"},
+        {**GRPO, "rollout": "vllm-colocate", "vllm_gpu_memory_utilization": 0.3, "gpu": "l4"},
+    ),
+    "VP031": ({**SFT, "dtype": "fp16", "mixed_precision": "fp16"}, {**SFT, "dtype": "fp32", "mixed_precision": "fp16"}),
+    "VP032": (
+        {**SFT, "dtype": "fp32", "attn_implementation": "flash_attention_2"},
+        {**SFT, "attn_implementation": "flash_attention_2"},
+    ),
     "VP026": ({**SFT, "stack": {"transformers": "99.0"}}, {**SFT, "stack": {"transformers": "5.23.0"}}),
     "VP027": ({**SFT, "generations": 4}, SFT),
 }

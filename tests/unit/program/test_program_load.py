@@ -8,8 +8,10 @@ import pytest
 from vramplan.core.run import Method, Quantization, Run
 from vramplan.dtypes import DType
 from vramplan.errors import UnsupportedArchitectureError, UsageError
+from vramplan.program.older_loss import LogitsCode
 from vramplan.program.oracle import trace
 from vramplan.program.trace import FakeTrace, rounded
+from vramplan.program.workload import Loop
 
 HIDDEN, WIDTH, KEYS, VOCABULARY, LAYERS = 128, 256, 64, 1000, 5
 LINEARS = [HIDDEN * HIDDEN] * 2 + [KEYS * HIDDEN] * 2 + [WIDTH * HIDDEN] * 3  # q and o, k and v, gate and up and down
@@ -97,3 +99,16 @@ def test_modules_that_do_not_exist_cannot_be_adapted(tiny: dict[str, Any], make_
 def test_an_unknown_optimizer_is_told(tiny: dict[str, Any], make_run: Callable[..., Run]) -> None:
     with pytest.raises(UsageError, match="no optimizer 'sgdx'"):
         trace(tiny, make_run(optim="sgdx"))
+
+
+def test_older_losses_hold_more_logits(tiny: dict[str, Any], make_run: Callable[..., Run]) -> None:
+    run = make_run(rows=4)
+    elements = 4 * 64 * VOCABULARY
+
+    def peak(code: LogitsCode) -> int:
+        loop = Loop(style="step", clip=False)
+        return trace(tiny, run, logits_code=code, loop=loop).peak_allocated_bytes("backward")
+
+    newest = peak(LogitsCode())
+    assert peak(LogitsCode(upcasts=True)) - newest == 2 * elements  # fp32 logits stay alive in place of 16-bit ones
+    assert peak(LogitsCode(some_keep_16_bits=True)) == newest  # llama's loss has always been an fp32 one

@@ -1,0 +1,7 @@
+"""The whole program, started as the `vramplan` script starts it."""
+
+from __future__ import annotations
+
+from vramplan.cli.app import main
+
+main()
