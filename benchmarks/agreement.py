@@ -12,8 +12,10 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 from agreement_models import SMALL_MODELS
 
@@ -40,6 +42,7 @@ from vramplan.formula.setting import Setting
 
 ROWS, TOKENS = 2, 256
 PROMPT_TOKENS, COMPLETION_TOKENS = 256, 3
+ROLLOUT_TOKENS = 64, 192
 WORKSPACE_BYTES = 512
 TRAIN_PHASES = ("forward.2", "backward.2")
 
@@ -56,6 +59,7 @@ class Case:
         attention: the implementation.
         checkpoints: gradient checkpointing.
         plain: a plain loop, which holds the model's outputs, and not a trainer.
+        trl: the version of TRL whose way to take log-probabilities a grpo run has.
     """
 
     model: str
@@ -65,6 +69,7 @@ class Case:
     attention: str = "sdpa"
     checkpoints: bool = False
     plain: bool = False
+    trl: str = ""
 
     @property
     def label(self) -> str:
@@ -74,6 +79,7 @@ class Case:
             parts.insert(1, self.tuning.value)
             parts += ["checkpointed"] if self.checkpoints else []
             parts += ["plain loop"] if self.plain else []
+            parts += [f"trl {self.trl}"] if self.trl else []
         return " ".join(parts)
 
 
@@ -104,8 +110,8 @@ def run_of(case: Case) -> Run:
     """The run that a case stands for."""
     mixed = DType.BF16 if "amp" in case.precision else None
     load = LoadSpec(dtype=DType.FP32 if case.precision in ("fp32", "amp") else DType.BF16)
-    if case.precision == "int8":
-        load = replace(load, quantization=Quantization.INT8)
+    if case.precision.startswith("int8"):
+        load = replace(load, quantization=Quantization.INT8, kbit_fp32_upcast="kbit" in case.precision)
     elif case.precision.startswith("nf4"):
         load = replace(
             load,
@@ -115,16 +121,23 @@ def run_of(case: Case) -> Run:
         )
     training = None
     if case.method.trains:
-        lora = Lora(r=16, target_modules=targets_of(case.model), dtype=DType.FP32) if case.tuning is Tuning.LORA else None
+        lora = (
+            Lora(r=16, target_modules=targets_of(case.model), dtype=DType.FP32) if case.tuning is Tuning.LORA else None
+        )
         training = Training(
             tuning=case.tuning,
-            lora=lora,
+            lora=lora if case.tuning is Tuning.LORA else None,
             mixed_precision=mixed,
             optim="sgd",
             gradient_checkpointing=case.checkpoints,
             gradient_accumulation_steps=2,
         )
-    generates = case.method is Method.INFERENCE
+    generates, rolls_out = case.method is Method.INFERENCE, case.method.rolls_out
+    prompt, completion = TOKENS, 0
+    if generates:
+        prompt, completion = PROMPT_TOKENS, COMPLETION_TOKENS
+    elif rolls_out:
+        prompt, completion = ROLLOUT_TOKENS
     return Run(
         method=case.method,
         roles=(Role(name="model", model=case.model, load=load),),
@@ -135,8 +148,8 @@ def run_of(case: Case) -> Run:
             batch_size=None,
             num_generations=1,
             rollout_rows=ROWS,
-            max_prompt_length=PROMPT_TOKENS if generates else TOKENS,
-            max_completion_length=COMPLETION_TOKENS if generates else 0,
+            max_prompt_length=prompt,
+            max_completion_length=completion,
         ),
         rollout=None,
         beta=None,
@@ -144,28 +157,33 @@ def run_of(case: Case) -> Run:
     )
 
 
-def formula_peaks(case: Case) -> dict[str, int]:
-    """Allocated bytes of each phase by the formulas."""
+def setting_of(case: Case, *, config: dict[str, Any] | None = None) -> Setting:
+    """What the formulas start from; `config` stands in for the case's own."""
     dirs = profile_dirs()
-    stack = load_stack({}, dirs)
-    if not case.plain:
+    stack = load_stack({"trl": case.trl} if case.trl else {}, dirs)
+    if not case.plain and not case.trl:
         stack = replace(stack, named=frozenset({"accelerate"}))
-    setting = Setting(
+    return Setting(
         run=run_of(case),
-        models={"model": read_model(SMALL_MODELS[case.model])},
+        models={"model": read_model(config or SMALL_MODELS[case.model])},
         stack=stack,
         gpu=replace(load_gpu("a100-80gb", dirs), cublas_workspace_bytes=WORKSPACE_BYTES),
     )
-    return {phase.name: phase.allocated_bytes for phase in estimate(setting).phases}
+
+
+def formula_peaks(case: Case) -> dict[str, int]:
+    """Allocated bytes of each phase by the formulas."""
+    return {phase.name: phase.allocated_bytes for phase in estimate(setting_of(case)).phases}
 
 
 def real_trace(case: Case, *, with_labels: bool = False) -> Any:
     """The oracle's record of a case (a vramplan.program.trace.FakeTrace)."""
     from vramplan.program.device_kind import DeviceKind
+    from vramplan.program.logprobs import scoring_of
     from vramplan.program.oracle import trace
     from vramplan.program.workload import Loop
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _autocast_as_on_cuda():
         warnings.simplefilter("ignore")
         return trace(
             SMALL_MODELS[case.model],
@@ -175,7 +193,18 @@ def real_trace(case: Case, *, with_labels: bool = False) -> Any:
             loop=Loop(style="plain" if case.plain else "trainer", fp32_outputs=not case.plain),
             every_layer=True,
             with_labels=with_labels,
+            scoring=scoring_of(setting_of(case).stack, rlt=False, divides=True),
         )
+
+
+@contextmanager
+def _autocast_as_on_cuda() -> Iterator[None]:
+    """peft asks `torch.is_autocast_enabled()`, which means CUDA's; the oracle's autocast is the CPU's."""
+    import torch
+
+    of_device = torch.is_autocast_enabled
+    with patch("torch.is_autocast_enabled", lambda device="cpu": of_device(device)):
+        yield
 
 
 def compare(case: Case) -> list[Agreement]:
@@ -218,6 +247,26 @@ def cases(model: str) -> Iterator[Case]:
                     )
         yield Case(model=model, method=Method.SCORE, attention=attention)
         yield Case(model=model, method=Method.INFERENCE, attention=attention)
+    yield from log_probability_cases(model)
+
+
+TRL_VERSIONS = ("0.14.0", "0.16.0", "1.10.0")
+"""A log-softmax of each row; gathered logits less log-sum-exp, a copy divided by the temperature; the same in place."""
+
+
+def log_probability_cases(model: str) -> Iterator[Case]:
+    """A GRPO step by each way to take log-probabilities of fp32 and of 16-bit logits."""
+    attention = "eager" if model in HAS_NO_SDPA else "sdpa"
+    for trl in TRL_VERSIONS:
+        for precision in ("bf16", "fp32", "amp"):
+            yield Case(
+                model=model,
+                method=Method.GRPO,
+                precision=precision,
+                attention=attention,
+                checkpoints=True,
+                trl=trl,
+            )
 
 
 QUANTISED = ("int8", "nf4", "nf4-dq", "nf4-kbit", "int8-kbit", "nf4-amp", "nf4-kbit-amp")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # Answers must not depend on who runs the tests: their cache, their Hub, their terminal.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="vramplan-tests-")  # no profiles of the user's
 os.environ["COLUMNS"] = "80"
 os.environ["NO_COLOR"] = "1"
 

@@ -112,7 +112,7 @@ def test_ctrl_c_is_130(vramplan: Callable[..., Any], planner: Any) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("estimate", "error: there is nothing to estimate"),
+        ("estimate", "error: no run is described"),
         ("estimate --method sft --gpu-mem 24", "error: method sft needs a model"),
         ("estimate x --json --csv", "error: --json and --csv cannot go together"),
         ("estimate x --csv --markdown", "error: --csv and --markdown cannot go together"),
@@ -177,3 +177,14 @@ def test_columns_are_respected(vramplan: Callable[..., Any], planner: Any, monke
         monkeypatch.setenv("COLUMNS", columns)
         widths[columns] = max(map(len, vramplan("estimate", "x").out.splitlines()))
     assert widths["60"] <= 60 < widths["100"] <= 100
+
+
+def test_a_page_of_the_plan_stands_alone(vramplan: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    page = tmp_path / "plan.html"
+    said = vramplan("estimate", "--gpu-mem", "85", "--html", str(page))
+    assert said.code == 0
+    assert f"written: {page}" in said.err
+    text = page.read_text(encoding="utf-8")
+    assert "rlt-85gb-conservative" in text
+    assert "<script src" not in text

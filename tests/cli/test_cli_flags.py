@@ -25,7 +25,7 @@ _FROZEN = """
 --rollout --vllm-gpu-memory-utilization --vllm-sleep --no-vllm-sleep --vllm-max-model-length
 --gpu-mem --gpu --num-gpus --sharding --offload
 --stack
---json --csv --markdown --units --explain --jsonl --profile-dir
+--json --csv --markdown --units --explain --jsonl --html --profile-dir
 --help
 """
 ESTIMATE_FLAGS = _FROZEN.split()

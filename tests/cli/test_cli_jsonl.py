@@ -48,7 +48,7 @@ def test_measured_rows_can_be_fed_as_they_are(answer: Any, planner: Any) -> None
         ('{"id": "a", "run": {"modle": "x"}}', "line 1: 'modle' is not a setting of a run"),
         ('{"id": "a", "run": {"model": "x", "batch_size": "2"}}', "line 1: batch_size must be a whole number"),
         ('{"id": "a", "run": {"model": "x", "beta": NaN}}', "line 1 is not JSON: NaN is not a JSON number"),
-        ('{"id": "a", "run": {}}', "there is nothing to estimate"),
+        ('{"id": "a", "run": {}}', "no run is described"),
         ('{"id": ["a"], "run": {"model": "x"}}', "line 1: id must be a text or a number"),
         ("[" * 100_000, "line 1 is not JSON"),
     ],

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vramplan.catalog import ProfileDirs, RunProfile, load_run, profile_dirs
 from vramplan.core.report import MemoryReport
 from vramplan.errors import UsageError
 from vramplan.runfiles.flat import FlatRun, parse_flat
+
+if TYPE_CHECKING:
+    from vramplan.planner.simulated import Simulated
 
 DEFAULT_RUN = "rlt-85gb-conservative"
 
@@ -76,11 +80,31 @@ def answer_run(asked: Asked, dirs: ProfileDirs, *, run_id: str | None = None) ->
     return answer(asked.flat, profile_dirs=dirs, run_id=run_id)
 
 
+def simulate_asked(
+    asked: Asked,
+    dirs: ProfileDirs,
+    *,
+    run_id: str | None = None,
+    capacity_bytes: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Simulated:
+    """The simulation's report, with the events it comes from."""
+    from vramplan.planner.simulated import simulate_run
+
+    return simulate_run(asked.flat, profile_dirs=dirs, run_id=run_id, capacity_bytes=capacity_bytes, progress=progress)
+
+
+def page_name(asked: Asked) -> str:
+    """What a page calls the run: its profile, else its models."""
+    flat = asked.flat
+    return flat.run or " + ".join(filter(None, (flat.model, flat.teacher, flat.student))) or "run"
+
+
 def _default_run(flat: FlatRun) -> str | None:
     if flat.model or flat.teacher or flat.student:
         return None
     if not flat.given():
-        raise UsageError("there is nothing to estimate", hint="give a MODEL, --run PROFILE, or a budget: --gpu-mem 85")
+        raise UsageError("no run is described", hint="give a MODEL, --run PROFILE, or a budget: --gpu-mem 85")
     if flat.method not in (None, "rlt"):
         raise UsageError(f"method {flat.method} needs a model", hint=f"vramplan estimate MODEL --method {flat.method}")
     return DEFAULT_RUN

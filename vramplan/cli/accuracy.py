@@ -9,9 +9,10 @@ import typer
 
 from vramplan.catalog import ProfileDirs
 from vramplan.cli import _terminal
-from vramplan.cli._answer import answer_run, find_profiles, with_profile
+from vramplan.cli._answer import answer_run, find_profiles, simulate_asked, with_profile
 from vramplan.cli.exit_codes import ExitCode
 from vramplan.cli.options import AsJson, ProfileDirFlag
+from vramplan.core.report import MemoryReport
 from vramplan.errors import UsageError, VramplanError
 from vramplan.records.accuracy import Accuracy, Unanswered, accuracy_of
 from vramplan.records.scoring import Score, score
@@ -21,7 +22,7 @@ from vramplan.runfiles.flat import parse_flat
 
 # In a checkout; an installed vramplan has the same numbers as its defaults.
 _TOLERANCES = Path(__file__).resolve().parents[2] / "tests" / "truth" / "tolerances.toml"
-_HOWS = ("estimate",)
+_HOWS = ("estimate", "simulate")
 
 
 def accuracy_command(
@@ -41,7 +42,9 @@ def accuracy_command(
         raise UsageError(f"--how must be one of {', '.join(_HOWS)}, not {how!r}")
     if as_json and as_markdown:
         raise UsageError("--json and --markdown cannot go together", hint="give one of them")
-    found = accuracy_of(how, *_scores(read_truth(Path(runs)), find_profiles(profile_dir)), _limits(tolerances))
+    limits = _limits(tolerances)
+    scored = _scores(read_truth(Path(runs)), find_profiles(profile_dir), simulated=how == "simulate")
+    found = accuracy_of(how, *scored, limits)
     _terminal.write_answer(_render(found, as_json=as_json, as_markdown=as_markdown, rows=rows))
     for sentence in found.beyond if as_json or as_markdown else ():
         _terminal.say(f"outside tolerance: {sentence}")
@@ -51,13 +54,21 @@ def accuracy_command(
 accuracy_command.plain_options = True  # type: ignore[attr-defined]
 
 
-def _scores(rows: tuple[TruthRow, ...], dirs: ProfileDirs) -> tuple[tuple[Score, ...], tuple[Unanswered, ...]]:
+def _scores(
+    rows: tuple[TruthRow, ...], dirs: ProfileDirs, *, simulated: bool
+) -> tuple[tuple[Score, ...], tuple[Unanswered, ...]]:
     scores: list[Score] = []
     unanswered: list[Unanswered] = []
-    for row in rows:
+    reports: dict[str, MemoryReport] = {}  # rows of one run that measured different things share its report
+    for number, row in enumerate(rows, start=1):
         try:
             asked = with_profile(parse_flat(row.run, row.id), dirs)
-            report = answer_run(asked, dirs, run_id=row.id)
+            key = repr(asked.flat)
+            if key not in reports:
+                if simulated:
+                    _terminal.say(f"simulating row {number} of {len(rows)}: {row.id}")
+                reports[key] = simulate_asked(asked, dirs).report if simulated else answer_run(asked, dirs)
+            report = reports[key]
         except VramplanError as error:
             unanswered.append(Unanswered(row=row, message=error.message))
             continue

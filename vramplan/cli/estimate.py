@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from vramplan.cli._answer import answer_run, find_profiles, with_profile
+from vramplan.cli._answer import answer_run, find_profiles, page_name, with_profile
+from vramplan.cli._files import write_page
 from vramplan.cli._report import choose_output, print_report
 from vramplan.cli.options import (
     AsCsv,
     AsJson,
     AsMarkdown,
     Explain,
+    Html,
     JsonLines,
     ProfileDirFlag,
     Units,
@@ -30,6 +32,7 @@ def estimate_command(
     units: Units = "GB",
     explain: Explain = False,
     jsonl: JsonLines = None,
+    html: Html = None,
     profile_dir: ProfileDirFlag = None,
 ) -> None:
     """Say how much GPU memory a run needs, from closed formulas on each model's config.json.
@@ -40,10 +43,16 @@ def estimate_command(
     output = choose_output(as_json=as_json, as_csv=as_csv, as_markdown=as_markdown, units=units, explain=explain)
     dirs = find_profiles(profile_dir)
     if jsonl is not None:
-        if output.form not in ("table", "json") or explain:
-            raise UsageError("--jsonl answers in JSON lines only", hint="leave out --csv, --markdown and --explain")
+        if output.form not in ("table", "json") or explain or html is not None:
+            raise UsageError(
+                "--jsonl answers in JSON lines only", hint="leave out --csv, --markdown, --explain and --html"
+            )
         from vramplan.cli.jsonl import answer_lines
 
         raise typer.Exit(answer_lines(jsonl, flat, dirs))
     asked = with_profile(flat, dirs)
-    raise typer.Exit(print_report(answer_run(asked, dirs), asked, output))
+    report = answer_run(asked, dirs)
+    code = print_report(report, asked, output)
+    if html is not None:
+        write_page(html, report, name=page_name(asked), units=output.units)
+    raise typer.Exit(code)

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TextIO
 
 from vramplan.catalog import ProfileDirs
 from vramplan.cli import _terminal
-from vramplan.cli._answer import answer_run, with_profile
+from vramplan.cli._answer import answer_run, simulate_asked, with_profile
 from vramplan.cli.exit_codes import ExitCode
 from vramplan.errors import UsageError, VramplanError
 from vramplan.output.json_report import report_to_dict
@@ -34,19 +34,20 @@ Answer = tuple[str, int]
 """A line of output and its exit code."""
 
 
-def answer_lines(source: str, defaults: FlatRun, dirs: ProfileDirs) -> ExitCode:
+def answer_lines(source: str, defaults: FlatRun, dirs: ProfileDirs, *, simulated: bool = False) -> ExitCode:
     """Answer each line of a file, or of stdin for `-`.
 
     Args:
         source: a path or `-`.
         defaults: settings for lines that do not set them.
         dirs: where profiles lie.
+        simulated: run each line on fake tensors instead of estimating it.
 
     Raises:
         UsageError: the file cannot be read.
     """
     codes: set[int] = set()
-    with _open(source) as lines, closing(_answers(lines, defaults, dirs)) as answers:
+    with _open(source) as lines, closing(_answers(lines, defaults, dirs, simulated)) as answers:
         for text, code in answers:
             codes.add(code)
             if not _terminal.write_answer(text + "\n"):
@@ -54,14 +55,17 @@ def answer_lines(source: str, defaults: FlatRun, dirs: ProfileDirs) -> ExitCode:
     return ExitCode(min(codes - {ExitCode.DONE}, default=ExitCode.DONE))
 
 
-def answer_line(line: str, number: int, defaults: FlatRun, dirs: ProfileDirs) -> Answer:
+def answer_line(line: str, number: int, defaults: FlatRun, dirs: ProfileDirs, *, simulated: bool = False) -> Answer:
     """One line's answer; nothing that a line holds ends the stream."""
     line_id: object = None
     try:
         row = _row(line, number)
         line_id = row.get("id")
         given = parse_flat(_settings(row, number), f"line {number}")
-        report = answer_run(with_profile(defaults.merged(given), dirs), dirs, run_id=_text_id(line_id, number))
+        asked, run_id = with_profile(defaults.merged(given), dirs), _text_id(line_id, number)
+        report = (
+            simulate_asked(asked, dirs, run_id=run_id).report if simulated else answer_run(asked, dirs, run_id=run_id)
+        )
     except VramplanError as error:
         return _error(line_id, error.message, error.hint, error.exit_code)
     except Exception as error:  # a defect of ours must not cost the other lines
@@ -69,8 +73,14 @@ def answer_line(line: str, number: int, defaults: FlatRun, dirs: ProfileDirs) ->
     return _dump(report_to_dict(report) | {"id": line_id}), ExitCode.DONE
 
 
-def _answers(lines: Iterable[str], defaults: FlatRun, dirs: ProfileDirs) -> Generator[Answer, None, None]:
+def _answers(
+    lines: Iterable[str], defaults: FlatRun, dirs: ProfileDirs, simulated: bool
+) -> Generator[Answer, None, None]:
     numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    if simulated:  # in this process: torch and its threads do not survive a fork, and take seconds to load again
+        for number, line in numbered:
+            yield answer_line(line, number, defaults, dirs, simulated=True)
+        return
     for number, line in itertools.islice(numbered, NUM_LINES_ALONE):
         yield answer_line(line, number, defaults, dirs)
     if hasattr(os, "fork") and (os.cpu_count() or 1) > 1:

@@ -35,6 +35,10 @@ JsonLines = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Html = Annotated[
+    str | None,
+    typer.Option("--html", metavar="FILE", help="Also one self-contained page.", rich_help_panel=OUTPUT),
+]
 ProfileDirFlag = Annotated[
     list[str] | None,
     typer.Option("--profile-dir", metavar="DIR", help="Profiles that hide shipped ones.", rich_help_panel=OUTPUT),

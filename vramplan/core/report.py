@@ -200,6 +200,50 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveTensors:
+    """Tensors of one origin and size that are alive at one moment of a simulation.
+
+    Args:
+        num_bytes: of each.
+        count: how many.
+        module: path of the module whose code made them, or the autograd node, or "".
+        operation: the operator that made them.
+        source: `file.py:line` of the library's line, or "".
+        shape: of each, empty where only bytes are known.
+        dtype: as torch names it, or "".
+    """
+
+    num_bytes: int
+    count: int
+    module: str
+    operation: str
+    source: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfRoom:
+    """Where an allocator of limited capacity throws `CUDA out of memory`.
+
+    Args:
+        capacity_bytes: what it may reserve.
+        phase: in which phase it throws.
+        requested_bytes: what is asked for there.
+        allocated_bytes: what is alive then.
+        reserved_bytes: what segments hold then, cached ones already given back.
+        live_tensors: what holds the memory, largest first.
+    """
+
+    capacity_bytes: int
+    phase: str
+    requested_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    live_tensors: tuple[LiveTensors, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryReport:
     """The answer of estimate, simulate and measure.
 
@@ -216,6 +260,8 @@ class MemoryReport:
         versions: library versions that the answer holds for.
         gpu: the card's profile name, or None.
         comparisons: what documents say about this run, where its profile restates them.
+        live_tensors: a simulation's largest tensors at its peak, or None.
+        out_of_room: where a simulation with a given capacity fails, or None.
     """
 
     how: str
@@ -230,6 +276,8 @@ class MemoryReport:
     versions: Mapping[str, str]
     gpu: str | None = None
     comparisons: tuple[Comparison, ...] = ()
+    live_tensors: tuple[LiveTensors, ...] | None = None
+    out_of_room: OutOfRoom | None = None
 
     def phase(self, name: str) -> Phase:
         """The phase of that name."""

@@ -143,7 +143,7 @@ def _attend(
 def _flash(
     tape: Tape, query: Tensor, key: Tensor, value: Tensor, shape: Attention, batch: Batch, inputs: LayerInputs
 ) -> Tensor:
-    """The result is laid out as the queries are (flash_api.cpp, empty_like); the output projection wants tokens first."""
+    """The result is laid out as queries are (flash_api.cpp, empty_like); the output projection wants tokens first."""
     result = flash(tape, query, key, value, shape, batch)
     return copy(tape, result) if joins_heads(shape, inputs.code) and batch.tokens > 1 else result
 
@@ -160,11 +160,13 @@ def _sdpa(
     if inputs.code.calls_sdpa:
         if times > 1:
             return math_attention(tape, query, key, value, shape, batch, mask)
-    elif times > 1 and batch.tokens > 1:
-        if not (flash_runs and batch.groups_heads):
-            is_view = times == shape.num_attention_heads
-            key = repeat(tape, key, times, is_view=is_view)
-            value = repeat(tape, value, times, is_view=is_view)
+    elif times > 1 and batch.tokens > 1 and not (flash_runs and batch.groups_heads):
+        is_view = times == shape.num_attention_heads
+        key = repeat(tape, key, times, is_view=is_view)
+        value = repeat(tape, value, times, is_view=is_view)
     if flash_runs:
         return _flash(tape, query, key, value, shape, batch, inputs)
+    if not batch.flash_available and autocast_dtype(tape, query) is DType.BF16:
+        # The memory-efficient kernel has no bfloat16 below compute capability 8.0, as flash has none at all.
+        return math_attention(tape, query, key, value, shape, batch, mask)
     return efficient(tape, query, key, value, shape, batch, mask)

@@ -75,7 +75,7 @@ class Layer:
         return self._dropped(dense(self.tape, hidden, mlp, self.weights.linears))
 
     def inlined_mlp(self, owned: list[Tensor]) -> Tensor:
-        """A feed-forward without a module of its own, and the dropout behind it; takes the hidden states out of `owned`."""
+        """A feed-forward without a module of its own, and its dropout; takes the hidden states out of `owned`."""
         mlp = self.weights.shape.mlp
         assert isinstance(mlp, Mlp)
         return self._dropped(plain(self.tape, owned, mlp, self.weights.linears))

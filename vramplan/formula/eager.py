@@ -1,7 +1,7 @@
 """Eager attention: two products with a matrix of tokens × tokens for every head between them.
 
-Sources: transformers 5.23.0 models/*/modeling_*.py, eager_attention_forward; ATen/native/LinearAlgebra.cpp (matmul folds
-rows and heads into one dimension, which copies what is not laid out that way); ATen/native/SoftMax.cpp and
+Sources: transformers 5.23.0 models/*/modeling_*.py, eager_attention_forward; ATen/native/LinearAlgebra.cpp (matmul
+folds rows and heads into one dimension, which copies what is not laid out that way); ATen/native/SoftMax.cpp and
 cuda/SoftMax.cu.
 """
 
@@ -11,11 +11,12 @@ from vramplan.core.model import Attention, LatentProjections
 from vramplan.dtypes import DType
 from vramplan.formula.batch import Batch, LayerInputs
 from vramplan.formula.code import Softmax
+from vramplan.formula.graph import Grads, apply, connect
 from vramplan.formula.kv_cache import group_size, seen_tokens
 from vramplan.formula.linear import matmul
 from vramplan.formula.ops import add, cat, copy, dropout, narrow, repeat, scale, to, to_autocast, unary
 from vramplan.formula.rotary import joins_heads
-from vramplan.formula.tape import Grads, Tape, Tensor, apply
+from vramplan.formula.tape import Tape, Tensor
 
 
 def eager_attention(
@@ -119,7 +120,9 @@ def _with_sinks(
 ) -> tuple[Tensor, Tensor]:
     """gpt_oss: a column of sink logits joins the softmax and is dropped from its result."""
     heads = batch.rows * shape.num_attention_heads * batch.tokens
-    column = Tensor(None, heads, sinks.dtype, sinks.node, sinks.leaf)
+    num_sinks, dtype = sinks.numel, sinks.dtype
+    expanded = Tensor(None, heads, dtype)
+    column = connect(tape, expanded, (sinks,), (), lambda _grad: (tape.empty(num_sinks, dtype),))
     combined = cat(tape, [scores, column])
     combined = _less_maximum(tape, combined, heads)
     probabilities = softmax_of(tape, combined, combined.dtype)

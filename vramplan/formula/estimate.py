@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vramplan.core.report import Basis, Component, Entry, Phase
@@ -50,16 +51,12 @@ def estimate(setting: Setting) -> Estimate:
     phases += [_phase(setting, static, plan, reserved) for plan in plans]
     if setting.run.training is not None:
         phases.append(_optimizer_phase(setting, static, plans, reserved))
-    return Estimate(phases=_settled(phases, keeps_cache=setting.run.method is not Method.RLT))
+    # RLT empties the cache between phases, so there each phase is its own.
+    return Estimate(phases=tuple(phases) if setting.run.method is Method.RLT else settle(phases))
 
 
-def _settled(phases: list[Phase], *, keeps_cache: bool) -> tuple[Phase, ...]:
-    """Give the deciding phase what the allocator still holds of later ones: from the second cycle on it has it too.
-
-    RLT empties the cache between phases, so there each phase is its own.
-    """
-    if not keeps_cache:
-        return tuple(phases)
+def settle(phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """Give the deciding phase what the allocator still holds of later ones: from the second cycle on it has it too."""
     deciding = Estimate(phases=tuple(phases)).neediest
     missing = max(phase.reserved_bytes for phase in phases) - deciding.reserved_bytes
     return tuple(_with_cached(phase, missing) if phase is deciding and missing > 0 else phase for phase in phases)

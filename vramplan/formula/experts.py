@@ -13,10 +13,11 @@ from vramplan.dtypes import DType
 from vramplan.formula.activations import activate
 from vramplan.formula.code import Code, Router
 from vramplan.formula.eager import softmax_fp32, softmax_of
+from vramplan.formula.graph import Grads, apply
 from vramplan.formula.linear import Weights, linear, matmul
 from vramplan.formula.mlp import dense
 from vramplan.formula.ops import add, add_in_place, chunk, mul, narrow, promote, reduce, scale, to, unary
-from vramplan.formula.tape import Grads, Tape, Tensor, apply
+from vramplan.formula.tape import Tape, Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,18 +178,14 @@ def _gated(tape: Tape, states: Tensor, shape: MixtureOfExperts) -> Tensor:
 
 def _weighted(tape: Tape, states: Tensor, weights: Tensor, pairs: int) -> Tensor:
     """`states * weights.unsqueeze(-1)`: the weights' gradient is a whole product, summed."""
-    numel, own, dtype = states.numel, states.dtype, promote(states.dtype, weights.dtype)
-    weights_dtype, needs = weights.dtype, (states.requires_grad, weights.requires_grad)
+    numel, dtype = states.numel, promote(states.dtype, weights.dtype)
+    needs = (states.requires_grad, weights.requires_grad)
 
     def derivative(_grad: Tensor) -> Grads:
-        products = [tape.empty(numel, dtype) if need else None for need in needs]
-        if products[0] is not None and own is not dtype:
-            products[0] = tape.empty(numel, own)
-        if products[1] is not None:
-            products[1] = tape.empty(pairs, dtype)
-            if weights_dtype is not dtype:
-                products[1] = tape.empty(pairs, weights_dtype)
-        return products
+        return [tape.empty(numel, dtype) if need else None for need in needs]
 
     saved = (weights if needs[0] else None, states if needs[1] else None)
-    return apply(tape, numel, dtype, (states, weights), saved, derivative)
+    result = apply(tape, numel, dtype, (states, weights), saved, derivative)
+    if result.node is not None:
+        result.node.wanted = ((numel, states.dtype), (pairs, weights.dtype))
+    return result

@@ -9,11 +9,12 @@ from vramplan.core.model import Attention
 from vramplan.dtypes import DType
 from vramplan.formula.batch import Batch, LayerInputs
 from vramplan.formula.eager import operand, softmax_of
+from vramplan.formula.graph import Grads, apply, connect
 from vramplan.formula.kernels import spread
 from vramplan.formula.kv_cache import group_size, seen_tokens
 from vramplan.formula.linear import matmul
 from vramplan.formula.ops import add, copy, dropout, narrow, to
-from vramplan.formula.tape import Grads, Tape, Tensor, apply, connect
+from vramplan.formula.tape import Tape, Tensor
 
 
 def falcon_heads(tape: Tape, fused: Tensor, shape: Attention) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,15 +64,14 @@ def falcon_eager(
         right = spread(tape, right, batch, expanded)
     product = matmul(tape, left, right, query.numel // shape.head_dim * seen_tokens(shape, batch))
     del left, right
-    scores = product
-    if shape.alibi:
-        scores = add(tape, to(tape, scores, DType.FP32), Tensor(None, 1, mask.dtype))
+    raised = to(tape, product, DType.FP32) if shape.alibi else product
+    scores = add(tape, raised, Tensor(None, 1, mask.dtype)) if shape.alibi else product
     scores = _scaled_in_place(tape, scores)
     weights = softmax_of(tape, add(tape, scores, mask), mask.dtype)
     if shape.alibi and shape.dropout and batch.trains:
         weights = dropout(tape, weights)
     if not shape.alibi:
-        del product, scores
+        del product, raised, scores
     right = operand(tape, value, batch, laid_out=laid_out or shared)
     if shared:
         right = spread(tape, right, batch, expanded)

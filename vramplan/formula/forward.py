@@ -9,13 +9,15 @@ from vramplan.dtypes import DType
 from vramplan.formula.batch import Batch, LayerInputs
 from vramplan.formula.block import LayerWeights, run_layer
 from vramplan.formula.code import code_of
+from vramplan.formula.graph import Grads, Leaf, apply
 from vramplan.formula.linear import linear
 from vramplan.formula.logits import final_norm
 from vramplan.formula.masks import kind_of, layer_inputs
 from vramplan.formula.modules import Modules
 from vramplan.formula.norms import normalise
 from vramplan.formula.ops import add, dropout, scale
-from vramplan.formula.tape import Block, Grads, Leaf, Tape, Tensor, apply, checkpoint
+from vramplan.formula.recompute import Block, checkpoint
+from vramplan.formula.tape import Tape, Tensor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,7 +152,7 @@ def trunk(
         input_needs_grad: whether the embedding's output is made to need a gradient (LoRA under checkpointing).
         caches: for each layer its key and value tensors, replaced as they grow; None without a cache.
     """
-    hidden, kept = embed(tape, model, modules, batch, input_needs_grad=input_needs_grad)
+    hidden, _kept = embed(tape, model, modules, batch, input_needs_grad=input_needs_grad)
     inputs = layer_inputs(tape, model, batch, modules.embed(model).dtype)
     marks, nodes = [len(tape.events)], [tape.num_nodes]
     outputs: tuple[Tensor, Tensor | None] = (hidden, None)

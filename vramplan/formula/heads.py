@@ -7,12 +7,13 @@ from collections.abc import Callable
 from vramplan.core.run import Method, Role
 from vramplan.dtypes import DType
 from vramplan.formula.forward import Trunk
+from vramplan.formula.graph import Grads, apply
 from vramplan.formula.logits import causal_loss, head_logits
 from vramplan.formula.logprobs import LogProbCode, token_log_probabilities
 from vramplan.formula.modules import Modules
 from vramplan.formula.ops import reduce, scale, to, unary
 from vramplan.formula.setting import Setting
-from vramplan.formula.tape import Grads, Tape, Tensor, apply
+from vramplan.formula.tape import Tape, Tensor
 
 CHUNKED_LOSS_TOKENS = 256
 """TRL sft_trainer.py chunked_nll: tokens whose logits exist at once."""

@@ -1,7 +1,7 @@
 """Fused attention kernels: flash, memory-efficient, and the plain products that sdpa falls back to.
 
-Sources: PyTorch aten/src/ATen/native/transformers/cuda/attention.cu, attention_backward.cu, flash_attn/flash_api.cpp and
-transformers/attention.cpp (torch 2.13).
+Sources: PyTorch aten/src/ATen/native/transformers/cuda/attention.cu, attention_backward.cu, flash_attn/flash_api.cpp
+and transformers/attention.cpp (torch 2.13).
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from vramplan.core.model import Attention
 from vramplan.dtypes import DType
 from vramplan.formula.batch import Batch
+from vramplan.formula.graph import Grads, apply
 from vramplan.formula.kv_cache import seen_tokens
 from vramplan.formula.linear import matmul
 from vramplan.formula.ops import autocast_dtype, promote, scale, to, to_autocast, unary
-from vramplan.formula.tape import Grads, Tape, Tensor, apply
+from vramplan.formula.tape import Tape, Tensor
 
 FLASH_ROWS = 128
 """flash_api.cpp rounds the query length of its accumulators up to this."""
@@ -116,15 +117,18 @@ def math_attention(
     before, tape.autocast = tape.autocast, None
     if mask is not None and mask.dtype is DType.BOOL:
         mask = tape.empty(mask.numel, origin)
+    if mask is None and batch.tokens > 1:  # is_causal: lower triangle of ones, made additive in the products' dtype
+        mask = tape.empty(batch.tokens * seen_tokens(shape, batch), DType.FP32)
     left = spread(tape, scale(tape, query), batch, query.numel)
     right = spread(tape, scale(tape, key), batch, query.numel // batch.tokens * seen_tokens(shape, batch))
     scores = matmul(tape, left, right, query.numel // shape.head_dim * seen_tokens(shape, batch))
-    del left, right
+    del right
     scores = unary(tape, scores, saves="result", temporaries=1)
     right = spread(tape, value, batch, query.numel // batch.tokens * seen_tokens(shape, batch))
     weighted = matmul(tape, scores, right, query.numel)
     del right
     tape.autocast = before
+    del left  # a local of the function, unlike the scaled keys
     return to(tape, weighted, origin)
 
 
@@ -136,5 +140,3 @@ def spread(tape: Tape, states: Tensor, batch: Batch, numel: int) -> Tensor:
     if batch.rows == 1:
         return Tensor(states.storage, numel, dtype, states.node, states.leaf)
     return apply(tape, numel, dtype, (states,), (), lambda _grad: (tape.empty(own, dtype),))
-
-

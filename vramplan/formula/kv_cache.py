@@ -10,6 +10,7 @@ from vramplan.core.run import AttentionImplementation
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
 from vramplan.formula.batch import Batch
+from vramplan.formula.code import Code, Split, code_of
 from vramplan.formula.tape import Tape, Tensor
 
 
@@ -23,12 +24,14 @@ def kv_cache_bytes(model: ModelShape, stack: Stack, *, rows: int, tokens: int, d
         sliding_cache=stack.sliding_cache,
         latent_cache=stack.latent_cache_compressed,
     )
+    code = code_of(model.model_type)
     return sum(
-        count * sum(cache_elements(layer.attention, batch)) * dtype.itemsize for layer, count in model.layer_groups()
+        count * sum(cache_elements(layer.attention, batch, code)) * dtype.itemsize
+        for layer, count in model.layer_groups()
     )
 
 
-def cache_elements(shape: Attention, batch: Batch) -> tuple[int, int]:
+def cache_elements(shape: Attention, batch: Batch, code: Code) -> tuple[int, int]:
     """Elements of the tensors that hold a layer's keys and values after `batch.past_tokens` of each row.
 
     A sliding-window layer keeps a view of its window less one token; the tensor behind it has the whole window.
@@ -41,6 +44,8 @@ def cache_elements(shape: Attention, batch: Batch) -> tuple[int, int]:
     if isinstance(projections, LatentProjections) and batch.latent_cache:
         return tokens * projections.kv_lora_rank, tokens * projections.qk_rope_head_dim
     heads = shape.num_key_value_heads
+    if code.split is Split.FALCON and heads > 1:  # keys and values are spread over the query heads before the cache
+        heads = shape.num_attention_heads
     return tokens * heads * shape.head_dim, tokens * heads * shape.v_head_dim
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from vramplan.core.model import Attention, LatentProjections
 from vramplan.formula.batch import Batch, LayerInputs
+from vramplan.formula.graph import Grads, apply
 from vramplan.formula.kv_cache import update_cache
 from vramplan.formula.linear import Weights, linear
 from vramplan.formula.norms import normalise
 from vramplan.formula.ops import cat, chunk
 from vramplan.formula.rotary import rotate_interleaved
-from vramplan.formula.tape import Grads, Tape, Tensor, apply
+from vramplan.formula.tape import Tape, Tensor
 
 
 def latent_projections(
@@ -86,15 +87,15 @@ def _expand(
     key_nope, value = chunk(tape, expanded, (tokens * heads * nope, tokens * heads * shape.v_head_dim))
     key_numel, dtype = tokens * heads * (nope + rope), expanded.dtype
     numels, own = (key_nope.numel, key_rope.numel), (key_nope.dtype, key_rope.dtype)
-    spread = tokens * heads * rope
 
-    def derivative(grad: Tensor) -> Grads:
+    def derivative(_grad: Tensor) -> Grads:
         # CopySlices: a clone of the whole gradient for each of the two parts written into the tensor.
         whole = tape.empty(key_numel, dtype)
         shared = tape.empty(numels[1], own[1])
         del whole
-        whole = tape.empty(key_numel, dtype)
-        return (tape.empty(numels[0], own[0]), shared)
+        second = tape.empty(key_numel, dtype)
+        grads = (tape.empty(numels[0], own[0]), shared)
+        del second
+        return grads
 
-    del spread
     return apply(tape, key_numel, dtype, (key_nope, key_rope), (), derivative), value

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from vramplan.core.run import Quantization
 from vramplan.dtypes import DType
+from vramplan.formula.graph import Grads, Leaf, apply, connect
 from vramplan.formula.ops import add, copy, promote, scale, to, to_autocast
-from vramplan.formula.tape import Grads, Leaf, Tape, Tensor, apply, connect
+from vramplan.formula.tape import Tape, Tensor
 
 FUSED_4BIT_MAX_ROWS = 5
 """bitsandbytes 0.50.2 backends/cuda/ops.py, _GEMM_4BIT_CUSTOM_FLOOR_M: below it every GPU uses the fused kernel."""
@@ -38,7 +39,8 @@ class Weights:
         bias: the bias, or None.
         quantization: how the weight is stored.
         adapter: the LoRA branch, or None.
-        adds_bias: the bias is added in an op of its own (FalconLinear).
+        written_out: `input @ weight.T + bias` (FalconLinear): the bias is an op of its own, and autocast does not keep
+            the cast of a transposed weight, which is no leaf.
     """
 
     in_features: int
@@ -47,7 +49,7 @@ class Weights:
     bias: Tensor | None = None
     quantization: Quantization = Quantization.NONE
     adapter: Adapter | None = None
-    adds_bias: bool = False
+    written_out: bool = False
 
 
 def parameter(numel: int, dtype: DType, *, trains: bool, has_gradient: bool = False) -> Tensor:
@@ -95,8 +97,10 @@ def _base(tape: Tape, hidden: Tensor, weights: Weights) -> Tensor:
         return _int8(tape, hidden, weights)
     if weights.quantization is Quantization.NONE:
         numel = hidden.numel // weights.in_features * weights.out_features
-        if weights.bias is not None and weights.adds_bias:
-            return add(tape, matmul(tape, hidden, weights.weight, numel), weights.bias)
+        if weights.written_out:
+            weight = weights.weight if tape.autocast is None else to(tape, weights.weight, tape.autocast)
+            result = matmul(tape, hidden, weight, numel)
+            return result if weights.bias is None else add(tape, result, weights.bias)
         return matmul(tape, hidden, weights.weight, numel, bias=weights.bias)
     return _four_bit(tape, hidden, weights)
 
@@ -156,10 +160,9 @@ def _int8(tape: Tape, hidden: Tensor, weights: Weights) -> Tensor:
     del magnitude, mask, half
     product = tape.empty(rows * weights.out_features, DType.INT32)
     result = tape.empty(rows * weights.out_features, DType.FP16)
-    del product
     if dtype is not DType.FP16:
         result = tape.empty(rows * weights.out_features, dtype)
-    del quantized, row_stats
+    del product, quantized, row_stats
     weight_numel = weights.in_features * weights.out_features
 
     def derivative(_grad: Tensor) -> Grads:

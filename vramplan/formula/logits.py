@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from vramplan.core.model import ModelShape
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
+from vramplan.formula.graph import Grads, apply, connect
 from vramplan.formula.linear import Weights, linear
 from vramplan.formula.norms import normalise
 from vramplan.formula.ops import copy, scale, to, to_autocast_fp32, unary
-from vramplan.formula.tape import Grads, Tape, Tensor, apply, connect
+from vramplan.formula.tape import Tape, Tensor
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,9 +12,10 @@ from enum import Enum
 from vramplan.core.model import ModelShape
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
+from vramplan.formula.graph import Grads, apply, connect
 from vramplan.formula.logits import HeadWeights, head_logits
 from vramplan.formula.ops import add, chunk, narrow, scale, to, unary
-from vramplan.formula.tape import Grads, Tape, Tensor, apply, connect
+from vramplan.formula.tape import Tape, Tensor
 
 TILE_TOKENS = 4096
 TILE_VOCABULARY = 32768
@@ -98,9 +99,7 @@ def _divided_in_place(tape: Tape, logits: Tensor) -> Tensor:
         del clone, divided
         return (whole,)
 
-    divided = connect(tape, Tensor(logits.storage, numel, dtype), (logits,), (), derivative)
-    # Later ops see a slice of the rebuilt whole.
-    return narrow(tape, divided, numel)
+    return connect(tape, Tensor(logits.storage, numel, dtype), (logits,), (), derivative)
 
 
 def _by_rows(tape: Tape, logits: Tensor, rows: int, tokens: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Positions and attention masks: what the model makes once, before its first layer.
 
-Sources: transformers 5.23.0 masking_utils.py (sdpa_mask, eager_mask, _ignore_causal_mask_sdpa) and models/*/modeling_*.py.
+Sources: transformers 5.23.0 masking_utils.py (sdpa_mask, eager_mask, _ignore_causal_mask_sdpa) and
+models/*/modeling_*.py.
 """
 
 from __future__ import annotations

@@ -36,7 +36,13 @@ class Modules:
     """
 
     def __init__(
-        self, load: LoadSpec, training: Training | None, stack: Stack, *, gradients_exist: bool = False, unfrozen: bool = False
+        self,
+        load: LoadSpec,
+        training: Training | None,
+        stack: Stack,
+        *,
+        gradients_exist: bool = False,
+        unfrozen: bool = False,
     ) -> None:
         """See the class."""
         self.gradients_exist = gradients_exist
@@ -75,7 +81,7 @@ class Modules:
             bias=self.parameter(linear.out_features) if linear.bias else None,
             quantization=self.load.quantization if converted else Quantization.NONE,
             adapter=adapter,
-            adds_bias=linear.kind is ModuleKind.LINEAR_SUBCLASS,
+            written_out=linear.kind is ModuleKind.LINEAR_SUBCLASS,
         )
 
     def norm(self, norm: Norm) -> tuple[Tensor, Tensor | None]:

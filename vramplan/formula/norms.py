@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from vramplan.core.model import NormKind
 from vramplan.dtypes import DType
+from vramplan.formula.graph import Grads, apply
 from vramplan.formula.ops import add, mul, promote, reduce, scale, to, to_autocast_fp32, unary
-from vramplan.formula.tape import Grads, Tape, Tensor, apply
+from vramplan.formula.tape import Tape, Tensor
 
 
 def normalise(

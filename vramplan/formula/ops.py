@@ -7,7 +7,8 @@ temporaries the derivative makes); aten/src/ATen/autocast_mode.h (what runs in w
 from __future__ import annotations
 
 from vramplan.dtypes import DType
-from vramplan.formula.tape import GatherNode, Grads, Node, Tape, Tensor, apply, connect
+from vramplan.formula.graph import GatherNode, Grads, Node, apply, connect
+from vramplan.formula.tape import Tape, Tensor
 
 
 def promote(first: DType, second: DType) -> DType:
@@ -98,7 +99,7 @@ def scale(tape: Tape, tensor: Tensor) -> Tensor:
 
 
 def reduce(tape: Tape, tensor: Tensor, numel: int, *, spreads: int = 1) -> Tensor:
-    """A sum or mean to `numel` elements; its derivative spreads the gradient over `spreads` full-size tensors (mean: one).
+    """A sum or mean to `numel` elements; its derivative spreads the gradient over `spreads` full tensors (mean: one).
 
     The gradient of a sum is an expanded view: `spreads=0`.
     """
@@ -111,45 +112,39 @@ def reduce(tape: Tape, tensor: Tensor, numel: int, *, spreads: int = 1) -> Tenso
 
 
 def add(tape: Tape, first: Tensor, second: Tensor) -> Tensor:
-    """A sum: saves nothing; each input gets the gradient itself, cast where its dtype differs."""
+    """A sum: saves nothing; each input gets the gradient itself, summed or cast where its shape or dtype differs."""
     dtype = promote(first.dtype, second.dtype)
-    shapes = ((first.numel, first.dtype, first.requires_grad), (second.numel, second.dtype, second.requires_grad))
+    needs = (first.requires_grad, second.requires_grad)
 
     def derivative(grad: Tensor) -> Grads:
-        return [_like(tape, grad.detach(), numel, own) if need else None for numel, own, need in shapes]
+        return [grad.detach() if need else None for need in needs]
 
-    return apply(tape, max(first.numel, second.numel), dtype, (first, second), (), derivative)
+    result = apply(tape, max(first.numel, second.numel), dtype, (first, second), (), derivative)
+    _want(result, first, second)
+    return result
 
 
-def _like(tape: Tape, grad: Tensor, numel: int, dtype: DType) -> Tensor:
-    """`grad` summed to `numel` elements and cast to `dtype`: itself where neither changes anything."""
-    if grad.numel != numel:
-        grad = tape.empty(numel, grad.dtype)
-    return grad if grad.dtype is dtype else tape.empty(numel, dtype)
+def _want(result: Tensor, first: Tensor, second: Tensor) -> None:
+    if result.node is not None:
+        result.node.wanted = ((first.numel, first.dtype), (second.numel, second.dtype))
 
 
 def mul(tape: Tape, first: Tensor, second: Tensor) -> Tensor:
     """A product: saves each factor that the other's gradient needs.
 
-    A factor that was broadcast gets its gradient through a full-size product that is then summed.
+    A factor that was broadcast, or is of another dtype, gets its gradient through a product of the result's.
     """
     dtype = promote(first.dtype, second.dtype)
     numel = max(first.numel, second.numel)
     needs = (first.requires_grad, second.requires_grad)
-    shapes = ((first.numel, first.dtype, needs[0]), (second.numel, second.dtype, needs[1]))
 
     def derivative(_grad: Tensor) -> Grads:
-        # Both products are there before the engine sums and casts them (engine.cpp, validate_outputs).
-        grads: list[Tensor | None] = [tape.empty(numel, dtype) if need else None for *_, need in shapes]
-        for index, (size, own, _) in enumerate(shapes):
-            grad, grads[index] = grads[index], None
-            if grad is not None:
-                grads[index] = _like(tape, grad, size, own)
-            del grad
-        return grads
+        return [tape.empty(numel, dtype) if need else None for need in needs]
 
     saved = (second if needs[0] else None, first if needs[1] else None)
-    return apply(tape, numel, dtype, (first, second), saved, derivative)
+    result = apply(tape, numel, dtype, (first, second), saved, derivative)
+    _want(result, first, second)
+    return result
 
 
 def narrow(tape: Tape, tensor: Tensor, numel: int) -> Tensor:
@@ -165,7 +160,7 @@ def narrow(tape: Tape, tensor: Tensor, numel: int) -> Tensor:
 
 
 def chunk(tape: Tape, tensor: Tensor, numels: tuple[int, ...]) -> list[Tensor]:
-    """`.split()` / `.chunk()`: one node for all views, whose derivative concatenates their gradients once all are there.
+    """`.split()` / `.chunk()`: one node for all views, whose derivative joins their gradients once all are there.
 
     The gradients of one view are summed as they come; a node for each view stands for its place in the buffer.
     """
@@ -178,6 +173,10 @@ def chunk(tape: Tape, tensor: Tensor, numels: tuple[int, ...]) -> list[Tensor]:
     return parts
 
 
+def _cast(tape: Tape, grad: Tensor, dtype: DType) -> Tensor:
+    return grad if grad.dtype is dtype else tape.empty(grad.numel, dtype)
+
+
 def cat(tape: Tape, parts: list[Tensor]) -> Tensor:
     """Concatenation: the derivative hands out views of the gradient, cast where a part was of another dtype."""
     dtype = parts[0].dtype
@@ -186,7 +185,7 @@ def cat(tape: Tape, parts: list[Tensor]) -> Tensor:
     shapes = [(part.numel, part.dtype) for part in parts]
 
     def derivative(grad: Tensor) -> Grads:
-        return [_like(tape, Tensor(grad.storage, numel, grad.dtype), numel, own) for numel, own in shapes]
+        return [_cast(tape, Tensor(grad.storage, numel, grad.dtype), own) for numel, own in shapes]
 
     return apply(tape, sum(part.numel for part in parts), dtype, parts, (), derivative)
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from vramplan.core.model import ModelShape
 from vramplan.dtypes import DType
 from vramplan.formula.batch import Batch
+from vramplan.formula.code import code_of
 from vramplan.formula.forward import Trunk, sample, trunk
+from vramplan.formula.graph import backward
 from vramplan.formula.kv_cache import cache_elements
 from vramplan.formula.modules import Modules
-from vramplan.formula.tape import Tape, Tensor, backward
+from vramplan.formula.tape import Tape, Tensor
 from vramplan.formula.traced import Traced, pieces_of
 
 Head = Callable[[Tape, Trunk], Tensor]
@@ -70,7 +72,7 @@ def trace_forward(model: ModelShape, modules: Modules, batch: Batch, head: Head,
         caches = []
         for layer in sampled.layers:
             with tape.owner("kv_cache"):
-                numels = cache_elements(layer.attention, batch) if batch.past_tokens else ()
+                numels = cache_elements(layer.attention, batch, code_of(model.model_type)) if batch.past_tokens else ()
                 caches.append([tape.empty(numel, modules.load.dtype) for numel in numels])
             cache_marks.append(len(tape.events))
     inputs = [tape.empty(batch.num_tokens, DType.INT64) for _ in INPUTS[:2]]

@@ -8,8 +8,9 @@ from __future__ import annotations
 from vramplan.core.model import Attention
 from vramplan.formula.batch import LayerInputs
 from vramplan.formula.code import Code
+from vramplan.formula.graph import apply
 from vramplan.formula.ops import add, cat, chunk, narrow, promote, scale
-from vramplan.formula.tape import Grads, Tape, Tensor, apply
+from vramplan.formula.tape import Tape, Tensor
 
 
 def joins_heads(shape: Attention, code: Code) -> bool:
@@ -53,13 +54,11 @@ def _rotate(tape: Tape, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def _times(tape: Tape, states: Tensor, angles: Tensor) -> Tensor:
     """A product with cos or sin, which are broadcast over rows and heads, and need no gradient."""
-    numel, own, dtype = states.numel, states.dtype, promote(states.dtype, angles.dtype)
-
-    def derivative(_grad: Tensor) -> Grads:
-        product = tape.empty(numel, dtype)
-        return (product if own is dtype else tape.empty(numel, own),)
-
-    return apply(tape, numel, dtype, (states,), (angles,), derivative)
+    numel, dtype = states.numel, promote(states.dtype, angles.dtype)
+    result = apply(tape, numel, dtype, (states,), (angles,), lambda _grad: (tape.empty(numel, dtype),))
+    if result.node is not None:
+        result.node.wanted = ((numel, states.dtype),)
+    return result
 
 
 def _turned(tape: Tape, states: Tensor) -> Tensor:

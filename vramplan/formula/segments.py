@@ -1,4 +1,4 @@
-"""Stretches of a tape as (what stays, how high it got), which compose: identical layers are traced once and repeated."""
+"""Stretches of a tape as (what stays, how high it got), which compose: like layers are traced once and repeated."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def measure(
         marks: where pieces end; the last is the end of the tape.
         repeats: [piece that allocated][piece that frees]: how many tensors a free stands for; 1 without.
     """
+    blocks = {event: allocated(event) for event in set(events) if event > 0}
     sizes: list[int] = []
     homes: list[int] = []
     pieces: list[Segment] = []
@@ -46,24 +47,28 @@ def measure(
         net: Amounts = {}
         total = highest = 0
         peak: Amounts = {}
+        is_highest = False  # the amounts are written down once they are about to fall
         for event in events[start:end]:
             if event > 0:
-                size = allocated(event)
+                size = blocks[event]
                 owner = owners[len(sizes)]
                 sizes.append(size)
                 homes.append(piece)
                 net[owner] = net.get(owner, 0) + size
                 total += size
                 if total > highest:
-                    highest = total
-                    peak = net.copy()
+                    highest, is_highest = total, True
             else:
+                if is_highest:
+                    peak, is_highest = net.copy(), False
                 size = sizes[-1 - event]
                 if repeats is not None:
                     size *= repeats[homes[-1 - event]][piece]
                 owner = owners[-1 - event]
                 net[owner] = net.get(owner, 0) - size
                 total -= size
+        if is_highest:
+            peak = net.copy()
         pieces.append(Segment(net=net, net_bytes=total, peak=peak, peak_bytes=highest))
         start = end
     return pieces

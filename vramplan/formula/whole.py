@@ -1,7 +1,8 @@
 """A traced pass played into an allocator for the whole model.
 
-Every layer runs in its place. In a long model only the first and last few run in full: a layer between them repeats what
-its neighbour's blocks have just made room for, so of it only what outlives it, or frees what came before it, is played.
+Every layer runs in its place. In a long model only the first and last few run in full: a layer between them repeats
+what its neighbour's blocks have just made room for, so of it only what outlives it, or frees what came before it, is
+played.
 """
 
 from __future__ import annotations

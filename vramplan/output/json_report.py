@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vramplan.core.report import Budget, Component, MemoryReport, ModelReport, Peak, Phase
+from vramplan.core.report import Budget, Component, LiveTensors, MemoryReport, ModelReport, OutOfRoom, Peak, Phase
 
 SCHEMA = "vramplan.report/1"
 PRECISIONS = ("bf16", "int8", "nf4")
@@ -38,6 +38,8 @@ def report_to_dict(report: MemoryReport) -> dict[str, Any]:
             }
             for item in report.comparisons
         ],
+        "live_tensors": None if report.live_tensors is None else [_live(item) for item in report.live_tensors],
+        "out_of_room": None if report.out_of_room is None else _out_of_room(report.out_of_room),
     }
 
 
@@ -88,6 +90,29 @@ def _budget(budget: Budget, peak: Peak) -> dict[str, Any]:
         "verdict": budget.verdict.value,
         "margin_bytes": budget.margin_bytes,
         "fits_band": peak.high_bytes <= budget.bytes,
+    }
+
+
+def _live(item: LiveTensors) -> dict[str, Any]:
+    return {
+        "bytes": item.num_bytes,
+        "count": item.count,
+        "module": item.module,
+        "operation": item.operation,
+        "source": item.source,
+        "shape": list(item.shape),
+        "dtype": item.dtype,
+    }
+
+
+def _out_of_room(item: OutOfRoom) -> dict[str, Any]:
+    return {
+        "capacity_bytes": item.capacity_bytes,
+        "phase": item.phase,
+        "requested_bytes": item.requested_bytes,
+        "allocated_bytes": item.allocated_bytes,
+        "reserved_bytes": item.reserved_bytes,
+        "live_tensors": [_live(one) for one in item.live_tensors],
     }
 
 

@@ -66,8 +66,9 @@ def bitsandbytes_on_cuda() -> Iterator[None]:
 
     maps = dict(bnb.functional.name2qmap)
     replaced: list[tuple[Any, str, Any]] = [(bnb, "matmul", matmul), (modules.bnb, "matmul", matmul)]
-    if hasattr(modules, "has_avx512bf16"):
-        replaced.append((modules, "has_avx512bf16", lambda: False))
+    # Modules decide when they are made, which may be before this; so the packing itself is made to do nothing.
+    if hasattr(modules, "_convert_weight_packed_for_cpu"):
+        replaced.append((modules, "_convert_weight_packed_for_cpu", lambda data, state: (data, state)))
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     loggers = [logging.getLogger(name) for name in ("bitsandbytes.autograd._functions", "bitsandbytes.nn.modules")]
     levels = [logger.level for logger in loggers]

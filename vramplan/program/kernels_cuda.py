@@ -24,6 +24,7 @@ def cuda_kernels() -> Mapping[Any, Callable[..., Any]]:
         _aten._softmax_backward_data.default: _softmax_backward,
         _aten._log_softmax_backward_data.default: _log_softmax_backward,
         _aten.embedding_dense_backward.default: _embedding_backward,
+        _aten.scatter_add.default: _scatter_add,
     }
 
 
@@ -44,6 +45,13 @@ def _log_softmax_backward(grad: Any, output: Any, dim: int, input_dtype: torch.d
         grad_input = grad.new_empty(grad.shape, dtype=input_dtype)
     grad, output = grad.contiguous(), output.contiguous()
     return grad_input
+
+
+def _scatter_add(values: Any, dim: int, index: Any, source: Any) -> Any:
+    # FunctionsManual.cpp, gather_backward: in place on plain tensors, a copy only for subclasses such as fake ones.
+    node = torch._C._current_autograd_node()
+    derives_gather = node is not None and node.name().startswith("GatherBackward")
+    return values if derives_gather else values.new_empty(values.shape)
 
 
 def _embedding_backward(grad: Any, indices: Any, num_weights: int, padding_idx: int, scale_grad_by_freq: bool) -> Any:

@@ -59,6 +59,14 @@ def build_config(config: Mapping[str, Any], *, num_layers: int | None = None, nu
     return built
 
 
+def count_parameters(config: Mapping[str, Any]) -> int:
+    """Parameters of a model as transformers builds it, tied ones once."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_config(build_config(config))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def build_skeleton(config: Any, load: LoadSpec, attention: str) -> Any:
     """The model on the meta device, its linear layers already bitsandbytes' where `load` asks for it."""
     config = copy.deepcopy(config)

@@ -25,8 +25,8 @@ _FUSED_VOCABULARY = 32768  # _CHUNKED_LOGPROB_CHUNK_SIZE in TRL 1.16 trainer/uti
 class LogProbCode(str, Enum):
     """Which code turns hidden states into log-probabilities."""
 
-    ROWS = "rows"  # a log-softmax of each row (RLT, TRL before 0.15)
-    SELECTIVE = "selective"  # gathered logits less log-sum-exp (TRL 0.15 to 1.14)
+    ROWS = "rows"  # a log-softmax of each row (TRL before 0.15; 16-bit logits in the others)
+    SELECTIVE = "selective"  # gathered logits less log-sum-exp where logits are fp32 (TRL 0.15 to 1.14, RLT)
     FUSED = "fused"  # tiles of the vocabulary, never full logits (TRL from 1.15)
 
 
@@ -47,7 +47,9 @@ class Scoring:
 
 def scoring_of(stack: Stack, *, rlt: bool, divides: bool) -> Scoring:
     """What a stack runs."""
-    if rlt or not stack.selective_log_softmax:
+    if rlt:
+        code = LogProbCode.SELECTIVE
+    elif not stack.selective_log_softmax:
         code = LogProbCode.ROWS
     else:
         code = LogProbCode.FUSED if stack.fused_lm_head else LogProbCode.SELECTIVE
@@ -78,6 +80,16 @@ def completion_logprobs(
         else:
             logits = logits / _TEMPERATURE
     return _selected(logits, targets, scoring.code)
+
+
+def full_length_logprobs(forward: Callable[..., Any], batch: Batch, *, use_cache: bool) -> Any:
+    """Log-probabilities of every token, as RLT's rewards take them: logits, a divided copy and its log-softmax at once.
+
+    RLT trainers/teacher_rewards.py lines 599 to 636: the outputs live to the end.
+    """
+    outputs = forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=use_cache)
+    logprobs = (outputs.logits / _TEMPERATURE).log_softmax(dim=-1)
+    return logprobs[:, :-1].gather(dim=-1, index=batch.input_ids[:, 1:].unsqueeze(-1)).squeeze(-1)
 
 
 def _selected(logits: Any, targets: Any, code: LogProbCode) -> Any:

@@ -14,7 +14,7 @@ import torch
 
 from vramplan.core.run import Method, RolloutBackend, Run
 from vramplan.program.cast import Actor, Cast
-from vramplan.program.logprobs import Scoring, completion_logprobs
+from vramplan.program.logprobs import Scoring, completion_logprobs, full_length_logprobs
 from vramplan.program.recorder import Recorder
 from vramplan.program.workload import Batch, Loop, Trainer, generate, score, sft_loss, wrap_forward
 
@@ -140,7 +140,7 @@ class Program:
             for phase, name in (("score", student), ("teacher_score", self._run.trained.name)):
                 recorder.mark(phase)
                 one = Batch(1, sizes.sequence_length)
-                self._no_grad(name, one, sizes.sequence_length - 1, use_cache=phase == "score")
+                self._no_grad(name, one, None, use_cache=phase == "score")
             return
         if rollout is not None and rollout.backend is not RolloutBackend.HF:
             recorder.mark("old_logprobs")
@@ -157,21 +157,17 @@ class Program:
             "reference", Batch(sizes.per_device_batch_size, sizes.sequence_length), num_tokens, use_cache=use_cache
         )
 
-    def _no_grad(self, name: str, batch: Batch, num_tokens: int, *, use_cache: bool = False) -> Any:
-        """Log-probabilities of one role without gradients."""
+    def _no_grad(self, name: str, batch: Batch, num_tokens: int | None, *, use_cache: bool = False) -> Any:
+        """Log-probabilities of one role without gradients; of all tokens, as rewards take them, without a number."""
 
         def run(actor: Actor) -> Any:
             fp32_outputs = self._loop.fp32_outputs
             forward = wrap_forward(actor.model, self._run.training, "cpu", fp32_outputs=fp32_outputs)
+            caches = use_cache and not actor.model.training
             with torch.no_grad():
-                return completion_logprobs(
-                    forward,
-                    actor.model,
-                    batch,
-                    num_tokens,
-                    self._scoring,
-                    use_cache=use_cache and not actor.model.training,
-                )
+                if num_tokens is None:
+                    return full_length_logprobs(forward, batch, use_cache=caches)
+                return completion_logprobs(forward, actor.model, batch, num_tokens, self._scoring, use_cache=caches)
 
         return self._on_stage(name, run)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vramplan.allocator.blocks import Block
@@ -14,6 +14,8 @@ from vramplan.core.device import Gpu
 from vramplan.core.report import Basis, Component, Entry, Phase
 from vramplan.core.run import Method, RolloutBackend, Run
 from vramplan.core.stack import Stack
+from vramplan.errors import CannotTellError
+from vramplan.formula.estimate import settle
 from vramplan.program.components import live_components
 from vramplan.program.device_kind import DeviceKind
 from vramplan.program.logprobs import scoring_of
@@ -23,6 +25,11 @@ from vramplan.program.trace import FakeTrace, Live
 from vramplan.program.workload import Loop
 
 _SOURCE = "the run's own code on fake tensors: transformers, peft, bitsandbytes and torch as installed"
+_RLT_EMPTIES = frozenset({"rollout", "score", "teacher_score", "reference", "backward"})
+"""RLT empties the cache around generation, after each scored sample, and after the forward with its graph alive.
+
+SakanaAI/RLT 86a3f5c trainers/grpo.py lines 911 to 999 and 1255, trainers/teacher_rewards.py lines 1140 to 1141.
+"""
 _PHASES = {"forward": "train", "backward": "train"}
 
 
@@ -103,7 +110,16 @@ def simulate(
         capacity_bytes: what the allocator may reserve, or None for as much as it wants.
         num_layers: take each model to have only that many layers.
         progress: is told what is being done.
+
+    Raises:
+        CannotTellError: several GPUs, or TRL's fused loss where no such trl is installed.
+        UnsupportedArchitectureError: transformers cannot build the model.
+        UsageError: it has no such attention, optimizer or modules to adapt.
     """
+    if run.sharding.num_gpus > 1:
+        raise CannotTellError(
+            f"simulate runs one GPU, not {run.sharding.num_gpus}", hint="vramplan estimate divides states over GPUs"
+        )
     loop = loop or default_loop(run, stack)
     tell = progress or (lambda _: None)
     tell("running the models on fake tensors")
@@ -120,13 +136,18 @@ def simulate(
         with_labels=True,
         scoring=scoring_of(stack, rlt=run.method is Method.RLT, divides=run.method.rolls_out),
     )
+    if run.method is Method.RLT:
+        recorded = replace(recorded, empties_before=_RLT_EMPTIES)
     tell(f"replaying {len(recorded.events):,} events through the allocator")
-    names, highest, failure = _replay(recorded, allocator or AllocatorConfig(), capacity_bytes)
+    settings = allocator or AllocatorConfig()
+    names, highest, _ = _replay(recorded, settings, None)
+    # Again with the limit, so that the phases are whole even where the run would not get through them.
+    failure = None if capacity_bytes is None else _replay(recorded, settings, capacity_bytes)[2]
     vocabularies = frozenset(_vocabulary(config) for config in configs.values())
     phases = [_phase(name, highest[name], recorded, run, gpu, vocabularies) for name in names if name in highest]
     top = max(highest.values(), key=lambda moment: moment.allocated_bytes, default=_Highest())
     return Simulation(
-        phases=tuple(phases),
+        phases=settle(phases),
         trace=recorded,
         alive_at_peak=tuple(recorded.live_at(top.event)),
         out_of_room=failure,
@@ -168,6 +189,8 @@ def _replay(
         if name not in names:
             names.append(name)
         moment = highest.setdefault(name, _Highest())
+        if recorded.empties_cache_at(mark):
+            allocator.empty_cache()
         for index in range(begin, end):
             event = recorded.events[index]
             if event < 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 BLOCK_BYTES = 512  # kMinBlockSize in c10/cuda/CUDACachingAllocator.cpp: every request is rounded up to it
 
@@ -26,6 +26,9 @@ class Label:
     source: str
     shape: tuple[int, ...]
     dtype: str
+
+
+_UNKNOWN = Label(operation="", module="", source="", shape=(), dtype="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +59,24 @@ class FakeTrace:
         marks: (phase, index into `events` where it begins), in order; a phase may come again.
         labels: per serial where it was allocated; empty unless asked for.
         owners: per serial what it is, where that is known: `weights`, `adapters`, `gradients`, `kv_cache`, … or "".
+        empties_before: phases at whose beginning the run calls `torch.cuda.empty_cache()`.
     """
 
     events: list[int]
     marks: list[tuple[str, int]]
     labels: list[Label] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)
+    empties_before: frozenset[str] = frozenset()
 
     def spans(self) -> Iterator[tuple[str, int, int]]:
         """Each marked phase as (name, first event, one past the last event)."""
         for position, (name, begin) in enumerate(self.marks):
             end = self.marks[position + 1][1] if position + 1 < len(self.marks) else len(self.events)
             yield name, begin, end
+
+    def empties_cache_at(self, mark: str) -> bool:
+        """Whether the run empties the allocator's cache where this phase begins."""
+        return mark.split(".")[0] in self.empties_before
 
     def peaks(self) -> list[tuple[str, int]]:
         """Peak allocated bytes of each marked phase, what was alive at its beginning included, in order."""
@@ -122,10 +131,15 @@ class FakeTrace:
                 del alive[-event - 1]
         return iter(alive.items())
 
+    def label_of(self, serial: int) -> Label:
+        """Where an allocation came from; what it is stands for a module that is not known."""
+        label = self.labels[serial] if self.labels else _UNKNOWN
+        owner = self.owners[serial] if self.owners else ""
+        return replace(label, module=owner) if owner and not label.module else label
+
     def live_at(self, index: int) -> list[Live]:
         """What is alive just after event `index`, grouped by origin and size, largest first."""
-        unknown = Label(operation="", module="", source="", shape=(), dtype="")
-        groups = Counter((size, self.labels[key] if self.labels else unknown) for key, size in self.serials_at(index))
+        groups = Counter((size, self.label_of(serial)) for serial, size in self.serials_at(index))
         lives = [Live(num_bytes=size, count=count, label=label) for (size, label), count in groups.items()]
         return sorted(lives, key=lambda live: -live.total_bytes)
 

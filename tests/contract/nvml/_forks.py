@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-import pynvml  # noqa: F401, TID253 - imported before the forks; started in each
+import pynvml  # noqa: F401 - imported before the forks; started in each
 
 from vramplan.monitor.options import LogOptions, parse_format
 from vramplan.monitor.run_log import run_log

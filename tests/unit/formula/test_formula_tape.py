@@ -1,13 +1,15 @@
-"""The engine's rules: when gradients are summed in place, when a recomputation stops, who keeps what, and that nothing leaks."""
+"""The engine's rules: which gradients are summed in place, where a recomputation stops, who keeps what."""
 
 from __future__ import annotations
 
 import pytest
 
 from vramplan.dtypes import DType
+from vramplan.formula.graph import Leaf, Node, backward
 from vramplan.formula.linear import Weights, linear, parameter
 from vramplan.formula.ops import add, chunk, copy, mul, reduce, scale, to, to_autocast, unary
-from vramplan.formula.tape import Frame, Leaf, Node, Tape, Tensor, backward, checkpoint
+from vramplan.formula.recompute import Frame, checkpoint
+from vramplan.formula.tape import Tape, Tensor
 
 N = 4096
 
@@ -341,7 +343,7 @@ def test_a_stack_of_layers_leaves_only_gradients_behind(checkpoints: bool, train
     source = tape.empty(tokens * width, DType.BF16)
     source.leaf = Leaf(source.detach())
 
-    def block_of(index: int):  # noqa: ANN202
+    def block_of(index: int):
         return lambda hidden: (unary(tape, linear(tape, hidden, weights[index])), None)
 
     hidden = source

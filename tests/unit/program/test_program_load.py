@@ -8,6 +8,7 @@ import pytest
 from vramplan.core.run import Method, Quantization, Run
 from vramplan.dtypes import DType
 from vramplan.errors import UnsupportedArchitectureError, UsageError
+from vramplan.program.load import count_parameters
 from vramplan.program.older_loss import LogitsCode
 from vramplan.program.oracle import trace
 from vramplan.program.trace import FakeTrace, rounded
@@ -112,3 +113,7 @@ def test_older_losses_hold_more_logits(tiny: dict[str, Any], make_run: Callable[
     newest = peak(LogitsCode())
     assert peak(LogitsCode(upcasts=True)) - newest == 2 * elements  # fp32 logits stay alive in place of 16-bit ones
     assert peak(LogitsCode(some_keep_16_bits=True)) == newest  # llama's loss has always been an fp32 one
+
+
+def test_parameters_are_counted_as_transformers_has_them(tiny: dict[str, Any]) -> None:
+    assert count_parameters(tiny) == LAYERS * sum(LINEARS) + VOCABULARY * HIDDEN + NORMS * HIDDEN

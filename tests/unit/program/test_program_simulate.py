@@ -11,9 +11,10 @@ from vramplan.catalog.gpus import load_gpu
 from vramplan.catalog.stacks import load_stack
 from vramplan.core.device import Gpu
 from vramplan.core.report import Component
-from vramplan.core.run import LoadSpec, Method, Role, Rollout, RolloutBackend, Run
+from vramplan.core.run import LoadSpec, Method, Role, Rollout, RolloutBackend, Run, Sharding
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
+from vramplan.errors import CannotTellError
 from vramplan.program.simulate import simulate
 
 HF = Rollout(backend=RolloutBackend.HF, gpu_memory_utilization=0.3, sleep=False)
@@ -164,3 +165,9 @@ def test_trls_fused_head_never_has_full_logits(
 
     assert logits(selective) > 2 * 8 * 256 * 40_000
     assert logits(fused) == 0
+
+
+def test_several_gpus_are_refused(small: dict[str, Any], make_run: Callable[..., Run], gpu: Gpu, stack: Stack) -> None:
+    run = dataclasses.replace(make_run(), sharding=Sharding(num_gpus=2))
+    with pytest.raises(CannotTellError, match="one GPU, not 2"):
+        simulate(run, {"model": small}, gpu=gpu, stack=stack)
