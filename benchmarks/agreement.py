@@ -12,10 +12,8 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest.mock import patch
 
 from agreement_models import SMALL_MODELS
 
@@ -183,7 +181,7 @@ def real_trace(case: Case, *, with_labels: bool = False) -> Any:
     from vramplan.program.oracle import trace
     from vramplan.program.workload import Loop
 
-    with warnings.catch_warnings(), _autocast_as_on_cuda():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return trace(
             SMALL_MODELS[case.model],
@@ -195,16 +193,6 @@ def real_trace(case: Case, *, with_labels: bool = False) -> Any:
             with_labels=with_labels,
             scoring=scoring_of(setting_of(case).stack, rlt=False, divides=True),
         )
-
-
-@contextmanager
-def _autocast_as_on_cuda() -> Iterator[None]:
-    """peft asks `torch.is_autocast_enabled()`, which means CUDA's; the oracle's autocast is the CPU's."""
-    import torch
-
-    of_device = torch.is_autocast_enabled
-    with patch("torch.is_autocast_enabled", lambda device="cpu": of_device(device)):
-        yield
 
 
 def compare(case: Case) -> list[Agreement]:

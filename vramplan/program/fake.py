@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vramplan.program.bitsandbytes_kernels import bitsandbytes_kernels, bitsandbytes_on_cuda
@@ -34,6 +35,9 @@ def fake_device(device: DeviceKind, *, with_labels: bool = False, groups_heads: 
         stack.enter_context(flash_package(device))
         # transformers keeps a mask that it would drop on a device, where it can see that no token is masked.
         stack.enter_context(patch("transformers.masking_utils.is_tracing", lambda *_: False, create=True))
+        # peft asks `torch.is_autocast_enabled()`, which means CUDA's: here autocast is the CPU's.
+        of_device = torch.is_autocast_enabled
+        stack.enter_context(patch("torch.is_autocast_enabled", lambda device="cpu": of_device(device)))
         if not groups_heads:
             target = "transformers.integrations.sdpa_attention.use_gqa_in_sdpa"
             stack.enter_context(patch(target, lambda *_, **__: False, create=True))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
@@ -106,7 +107,8 @@ def _selected(logits: Any, targets: Any, code: LogProbCode) -> Any:
 @contextmanager
 def fused_kernels(scoring: Scoring) -> Iterator[None]:
     """TRL's Triton kernels, which allocate nothing, in place of their torch versions on other devices."""
-    if scoring.code is not LogProbCode.FUSED:
+    # Without trl a method that takes no log-probabilities still runs; one that does says so when it gets there.
+    if scoring.code is not LogProbCode.FUSED or not _has_kernels():
         yield
         return
     chunked_logprob = _installed_kernels()
@@ -119,6 +121,10 @@ def fused_kernels(scoring: Scoring) -> Iterator[None]:
         patch.object(chunked_logprob, "_backward_tile", nothing),
     ):
         yield
+
+
+def _has_kernels() -> bool:
+    return find_spec("trl") is not None and find_spec("trl.kernels") is not None
 
 
 def _installed_kernels() -> Any:

@@ -55,6 +55,8 @@ FROZEN = {
     "assumptions": None,
     "warnings": [dict.fromkeys(("rule", "message", "hint", "source"))],
     "comparisons": [dict.fromkeys(("what", "claimed_bytes", "estimated_bytes", "remark"))],
+    "live_tensors": None,  # of a simulation: see tests/cli/test_cli_simulate.py
+    "out_of_room": None,
 }
 
 
