@@ -166,3 +166,15 @@ def test_a_run_of_several_models_costs_what_the_formulas_say(
         if phase["name"] not in ("load", "optimizer"):  # of a toy, a few temporaries of one matrix
             assert found[phase["name"]] == pytest.approx(phase["allocated_bytes"], rel=0.05), (phase["name"], found)
     assert estimate["peak"]["allocated_bytes"] == pytest.approx(simulation["peak"]["allocated_bytes"], rel=0.025)
+
+
+@pytest.mark.parametrize("flag", ["--timeline", "--snapshot"])
+def test_a_full_disk_is_one_sentence_and_the_answer_is_there(
+    vramplan: Callable[..., Any], model: str, flag: str
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    said = vramplan("simulate", model, *TRAIN, "--json", flag, "/dev/full")
+    assert said.code == 2
+    assert "error: /dev/full cannot be written: No space left on device" in said.err
+    assert json.loads(said.out)["how"] == "simulate"

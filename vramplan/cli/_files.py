@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vramplan.cli import _terminal
@@ -20,18 +21,28 @@ def check_parent(path: str | None) -> None:
         raise UsageError(f"{path} cannot be written: there is no folder {Path(path).parent}")
 
 
+@contextmanager
+def writing(path: str) -> Iterator[Path]:
+    """The file to write inside; said on stderr once it is written.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        yield Path(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+    _terminal.say(f"written: {path}")
+
+
 def write_file(path: str, content: str | Iterable[str]) -> None:
     """Write a text file, whole or piece by piece.
 
     Raises:
         UsageError: it cannot be written.
     """
-    try:
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
-            file.writelines((content,) if isinstance(content, str) else content)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-    _terminal.say(f"written: {path}")
+    with writing(path) as place, place.open("w", encoding="utf-8", newline="") as file:
+        file.writelines((content,) if isinstance(content, str) else content)
 
 
 def write_page(path: str, report: MemoryReport, *, name: str, units: str) -> None:

@@ -9,7 +9,7 @@ import typer
 from vramplan.catalog.dirs import ProfileDirs
 from vramplan.cli import _terminal
 from vramplan.cli._answer import Asked, find_profiles, page_name, simulate_asked, with_profile
-from vramplan.cli._files import check_parent, write_file, write_page
+from vramplan.cli._files import check_parent, write_file, write_page, writing
 from vramplan.cli._report import Output, choose_output, print_report
 from vramplan.cli.exit_codes import ExitCode
 from vramplan.cli.options import (
@@ -108,12 +108,10 @@ def _answer(
 
             write_file(timeline, render_timeline(history.Moment._fields, history.timeline(found.trace)))
         if snapshot is not None:
-            from pathlib import Path
-
             from vramplan.allocator.snapshot_writer import write_snapshot
 
-            write_snapshot(history.snapshot(found.trace), Path(snapshot))
-            _terminal.say(f"written: {snapshot}")
+            with writing(snapshot) as place:
+                write_snapshot(history.snapshot(found.trace), place)
     if html is not None:
         write_page(html, report, name=page_name(asked), units=output.units)
     if report.out_of_room is not None:
