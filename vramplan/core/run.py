@@ -195,6 +195,10 @@ class Rollout:
     gpu_memory_utilization: float
     sleep: bool
 
+    def engine_bytes(self, total_bytes: int) -> int:
+        """What a colocated vLLM takes of a card of `total_bytes` while it is awake, its own weights included."""
+        return int(self.gpu_memory_utilization * total_bytes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharding:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vramplan.core.report import Basis, Component, Entry, Phase
-from vramplan.core.run import Method, RolloutBackend
+from vramplan.core.run import Method
 from vramplan.formula.kv_cache import kv_cache_bytes
+from vramplan.formula.outside import engine_entries, fragmentation_entry
 from vramplan.formula.phases import PhasePlan, plan_phases
 from vramplan.formula.reserved import Reserved, reserve
 from vramplan.formula.segments import Amounts
@@ -224,29 +225,8 @@ def _dynamic_formula(component: str, num_bytes: int, setting: Setting, plan: Pha
 def _finished(name: str, entries: list[Entry], setting: Setting, reserved: Reserved, *, engine: bool) -> Phase:
     """Add what torch's tensors do not show: fragmentation, the engine's share, the context."""
     entries = [entry for entry in entries if entry.num_bytes]
-    entries.append(
-        Entry(
-            component=Component.FRAGMENTATION,
-            label="segments that no tensor uses",
-            num_bytes=reserved.fragmentation_bytes(name),
-            basis=Basis.MODELLED,
-            formula="the run's allocations replayed through a model of the caching allocator",
-            source="c10/cuda/CUDACachingAllocator.cpp, vramplan/allocator",
-        )
-    )
-    rollout = setting.run.rollout
-    if engine and rollout is not None and rollout.backend is RolloutBackend.VLLM_COLOCATE:
-        share = int(rollout.gpu_memory_utilization * setting.gpu.total_bytes)
-        entries.append(
-            Entry(
-                component=Component.ROLLOUT_ENGINE,
-                label="vLLM",
-                num_bytes=share,
-                basis=Basis.EXACT,
-                formula=f"{rollout.gpu_memory_utilization} × {setting.gpu.total_bytes:,} B of the whole card",
-                source="vLLM gpu_memory_utilization: a share of total memory, its own weight copy included",
-            )
-        )
+    entries.append(fragmentation_entry(reserved.fragmentation_bytes(name)))
+    entries += engine_entries(setting.run.rollout, setting.gpu, awake=engine)
     entries.append(
         Entry(
             component=Component.CONTEXT,

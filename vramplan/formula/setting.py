@@ -66,10 +66,8 @@ class Setting:
 
     @property
     def trainer_named(self) -> bool:
-        """Whether a trainer (TRL or accelerate) runs the loop: it drops the model's outputs before the backward."""
-        if self.run.launched or self.run.method in (Method.GRPO, Method.DPO, Method.RLT):
-            return True
-        return bool(self.stack.named & {"trl", "accelerate"})
+        """Whether a trainer runs the loop."""
+        return runs_in_trainer(self.run, self.stack)
 
     def autocast(self, role: Role) -> DType | None:
         """The autocast dtype that a role's forward runs in.
@@ -84,3 +82,10 @@ class Setting:
         if not self.trainer_named and role.load.dtype is training.mixed_precision:
             return None
         return training.mixed_precision
+
+
+def runs_in_trainer(run: Run, stack: Stack) -> bool:
+    """Whether a trainer (TRL or accelerate) runs the loop: it drops the model's outputs before the backward."""
+    if run.launched or run.method in (Method.GRPO, Method.DPO, Method.RLT):
+        return True
+    return bool(stack.named & {"trl", "accelerate"})

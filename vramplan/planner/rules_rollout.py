@@ -99,7 +99,7 @@ def engine_share(_flat: FlatRun, setting: Setting, result: Estimate) -> Iterator
     run = setting.run
     if run.rollout is None or run.rollout.backend is not RolloutBackend.VLLM_COLOCATE:
         return
-    share = int(run.rollout.gpu_memory_utilization * setting.gpu.total_bytes)
+    share = run.rollout.engine_bytes(setting.gpu.total_bytes)
     weights = sum(one.num_bytes for one in setting.stored[run.trained.name])
     if share < weights:
         yield Finding(

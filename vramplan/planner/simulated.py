@@ -107,7 +107,7 @@ def _room_of_allocator(setting: Setting, capacity_bytes: int) -> int:
     room = capacity_bytes - setting.gpu.context_bytes
     rollout = setting.run.rollout
     if rollout is not None and rollout.backend is RolloutBackend.VLLM_COLOCATE and not rollout.sleep:
-        room -= int(rollout.gpu_memory_utilization * setting.gpu.total_bytes)
+        room -= rollout.engine_bytes(setting.gpu.total_bytes)
     if room <= 0:
         raise UsageError(
             f"--capacity leaves nothing beside the CUDA context of {setting.gpu.context_bytes:,} bytes",

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
@@ -17,18 +16,11 @@ import torch
 
 from vramplan.core.stack import Stack
 from vramplan.errors import CannotTellError
+from vramplan.formula.logprobs import LogProbCode, code_of
 from vramplan.program.workload import Batch
 
 _TEMPERATURE = 0.9  # any: TRL divides whatever it is
 _FUSED_VOCABULARY = 32768  # _CHUNKED_LOGPROB_CHUNK_SIZE in TRL 1.16 trainer/utils.py
-
-
-class LogProbCode(str, Enum):
-    """Which code turns hidden states into log-probabilities."""
-
-    ROWS = "rows"  # a log-softmax of each row (TRL before 0.15; 16-bit logits in the others)
-    SELECTIVE = "selective"  # gathered logits less log-sum-exp where logits are fp32 (TRL 0.15 to 1.14, RLT)
-    FUSED = "fused"  # tiles of the vocabulary, never full logits (TRL from 1.15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +40,7 @@ class Scoring:
 
 def scoring_of(stack: Stack, *, rlt: bool, divides: bool) -> Scoring:
     """What a stack runs."""
-    if rlt:
-        code = LogProbCode.SELECTIVE
-    elif not stack.selective_log_softmax:
-        code = LogProbCode.ROWS
-    else:
-        code = LogProbCode.FUSED if stack.fused_lm_head else LogProbCode.SELECTIVE
-    return Scoring(code=code, divides=divides, in_place=stack.temperature_in_place and not rlt)
+    return Scoring(code=code_of(stack, rlt=rlt), divides=divides, in_place=stack.temperature_in_place and not rlt)
 
 
 def completion_logprobs(

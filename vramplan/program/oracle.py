@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from vramplan.core.run import Run
+from vramplan.formula.logprobs import LogProbCode
 from vramplan.program.cast import Cast
 from vramplan.program.device_kind import DeviceKind
 from vramplan.program.extend import NotRepeating
 from vramplan.program.fake import fake_device
-from vramplan.program.logprobs import LogProbCode, Scoring, fused_kernels
+from vramplan.program.logprobs import Scoring, fused_kernels
 from vramplan.program.methods import Program
 from vramplan.program.older_loss import LogitsCode
 from vramplan.program.recorder import Recorder

@@ -12,10 +12,12 @@ from vramplan.allocator.config import AllocatorConfig
 from vramplan.allocator.oom import OutOfMemory
 from vramplan.core.device import Gpu
 from vramplan.core.report import Basis, Component, Entry, Phase
-from vramplan.core.run import Method, RolloutBackend, Run
+from vramplan.core.run import Method, Run
 from vramplan.core.stack import Stack
 from vramplan.errors import CannotTellError
 from vramplan.formula.estimate import settle
+from vramplan.formula.outside import engine_entries, fragmentation_entry
+from vramplan.formula.setting import runs_in_trainer
 from vramplan.program.components import live_components
 from vramplan.program.device_kind import DeviceKind
 from vramplan.program.logprobs import scoring_of
@@ -67,14 +69,6 @@ class Simulation:
     trace: FakeTrace
     alive_at_peak: tuple[Live, ...]
     out_of_room: OutOfRoom | None
-
-    @property
-    def peak(self) -> Phase:
-        """The phase that needs most by itself, segments that earlier phases left cached not counted."""
-        return max(
-            self.phases,
-            key=lambda phase: phase.device_used_bytes - phase.component_bytes(Component.FRAGMENTATION),
-        )
 
 
 @dataclass(slots=True)
@@ -166,8 +160,7 @@ def device_kind(gpu: Gpu) -> DeviceKind:
 
 def default_loop(run: Run, stack: Stack) -> Loop:
     """TRL's and the Trainer's loop drops outputs before the backward; a plain script keeps them through its step."""
-    trainer = run.method in (Method.DPO, Method.GRPO, Method.RLT) or run.launched
-    trainer = trainer or bool(stack.named & {"trl", "accelerate"})
+    trainer = runs_in_trainer(run, stack)
     return Loop(style="trainer" if trainer else "step", clip=trainer, fp32_outputs=trainer)
 
 
@@ -247,29 +240,10 @@ def _phase(name: str, moment: _Highest, recorded: FakeTrace, run: Run, gpu: Gpu,
                 source="c10/cuda/CUDACachingAllocator.cpp should_split, vramplan/allocator",
             )
         )
-    entries.append(
-        Entry(
-            component=Component.FRAGMENTATION,
-            label="segments that no tensor uses",
-            num_bytes=moment.reserved_bytes - moment.allocated_bytes,
-            basis=Basis.MODELLED,
-            formula="the run's allocations replayed through a model of the caching allocator",
-            source="c10/cuda/CUDACachingAllocator.cpp, vramplan/allocator",
-        )
-    )
+    entries.append(fragmentation_entry(moment.reserved_bytes - moment.allocated_bytes))
     rollout = run.rollout
     awake = rollout is not None and (name in ("load", "rollout") or not rollout.sleep)
-    if rollout is not None and awake and rollout.backend is RolloutBackend.VLLM_COLOCATE:
-        entries.append(
-            Entry(
-                component=Component.ROLLOUT_ENGINE,
-                label="vLLM",
-                num_bytes=int(rollout.gpu_memory_utilization * gpu.total_bytes),
-                basis=Basis.EXACT,
-                formula=f"{rollout.gpu_memory_utilization} × {gpu.total_bytes:,} B of the whole card",
-                source="vLLM gpu_memory_utilization: a share of total memory, its own weight copy included",
-            )
-        )
+    entries += engine_entries(rollout, gpu, awake=awake)
     entries.append(
         Entry(
             component=Component.CONTEXT,
