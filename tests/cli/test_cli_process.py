@@ -123,3 +123,14 @@ def test_an_ascii_terminal_gets_ascii() -> None:
     command = [*VRAMPLAN, "estimate", "HuggingFaceTB/SmolLM2-135M"]
     done = subprocess.run(command, capture_output=True, env=environ, check=True)
     done.stdout.decode("ascii")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [["--gpu-mem", "85"], ["--gpu-mem", "85", "--json"]])
+def test_a_full_disk_under_stdout_is_one_sentence(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*VRAMPLAN, "estimate", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: the answer cannot be written: No space left on device\n")

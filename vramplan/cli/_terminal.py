@@ -6,9 +6,15 @@ import os
 import shutil
 import sys
 
+from vramplan.errors import UsageError
+
 
 def write_answer(text: str) -> bool:
-    """Write to stdout and flush; False when its reader has gone (`vramplan … | head`), which is no error."""
+    """Write to stdout and flush; False when its reader has gone (`vramplan … | head`), which is no error.
+
+    Raises:
+        UsageError: it cannot be written, as on a full disk.
+    """
     if sys.stdout is None:  # closed by the shell: `>&-`
         return False
     try:
@@ -17,6 +23,9 @@ def write_answer(text: str) -> bool:
     except BrokenPipeError:
         drop_stdout()
         return False
+    except OSError as error:
+        drop_stdout()
+        raise UsageError(f"the answer cannot be written: {error.strerror}") from error
     return True
 
 
