@@ -1,4 +1,7 @@
-"""profiles/runs/*.toml: run settings, flat, with the keys of `estimate --jsonl`."""
+"""profiles/runs/*.toml: run settings, flat, with the keys of `estimate --jsonl`.
+
+Files of other tools are found here too, and read by `vramplan.runfiles.reader`.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,7 @@ class RunProfile:
         notes: what to know about them.
         settings: the keys of `estimate --jsonl`, values typed.
         claims: what documents say the run takes.
+        foreign: whether it is a file of another tool's, whose settings are not read here.
     """
 
     file: ProfileFile
@@ -50,14 +54,20 @@ class RunProfile:
     notes: tuple[str, ...]
     settings: Mapping[str, object]
     claims: tuple[Claim, ...] = ()
+    foreign: bool = False
+
+
+FOREIGN_SUFFIXES = (".yaml", ".yml", ".json", ".sh", ".bash", ".slurm", ".txt")
 
 
 def load_run(name: str, dirs: ProfileDirs) -> RunProfile:
-    """A run by profile name, or by a path to a `.toml`.
+    """A run by profile name, by a path to a `.toml`, or by a path to another tool's file or folder.
 
     Raises:
         UsageError: there is no such profile or file, or it is not a flat table with `description` and `source`.
     """
+    if _is_foreign(name):
+        return _foreign(Path(name).expanduser())
     if name.endswith(".toml"):
         path = Path(name).expanduser()
         if not path.is_file():
@@ -74,6 +84,25 @@ def load_run(name: str, dirs: ProfileDirs) -> RunProfile:
             raise top.error(f"{key} is a table, and run settings are flat", key=key)
     claims = tuple(_claim(table) for table in top.tables("claims"))
     return RunProfile(file=file, description=description, source=source, notes=notes, settings=settings, claims=claims)
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a name is a path to another tool's file: by its suffix, or a folder with a separator in its name."""
+    if name.endswith(FOREIGN_SUFFIXES):
+        return True
+    try:
+        return ("/" in name or name in (".", "..")) and Path(name).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long for a file, a null byte, a home that is not known
+        return False
+
+
+def _foreign(path: Path) -> RunProfile:
+    if not path.exists():
+        raise UsageError(f"there is no file {path}")
+    file = ProfileFile(kind="runs", name=path.name or str(path), path=path)
+    return RunProfile(
+        file=file, description="another tool's run", source=str(path), notes=(), settings={}, foreign=True
+    )
 
 
 _ABOUT = frozenset({"description", "source", "notes", "claims"})

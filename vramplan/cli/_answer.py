@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,10 @@ def with_profile(flat: FlatRun, dirs: ProfileDirs) -> Asked:
     if name is None:
         return Asked(flat=flat)
     profile = load_run(name, dirs)
-    under = parse_flat(profile.settings, str(profile.file.path))
+    if profile.foreign:
+        profile, under = _foreign(profile)
+    else:
+        under = parse_flat(profile.settings, str(profile.file.path))
     if under.run is not None:
         raise UsageError(f"{profile.file.path}: a run profile cannot name another one", hint="copy its settings here")
     return Asked(
@@ -59,6 +62,33 @@ def with_profile(flat: FlatRun, dirs: ProfileDirs) -> Asked:
         notes=profile.notes,
         shadowing=profile.file.note,
     )
+
+
+_TOOLS = {
+    "rlt": "a run of RLT's",
+    "trl": "a run of TRL's",
+    "training-arguments": "TrainingArguments",
+    "accelerate": "an accelerate configuration",
+    "deepspeed": "a DeepSpeed configuration",
+    "vramplan": "a run",
+}
+
+
+def _foreign(profile: RunProfile) -> tuple[RunProfile, FlatRun]:
+    """Another tool's file, read: the profile with what it is and what to know of it, and its settings."""
+    from vramplan.runfiles.reader import read_run_file
+    from vramplan.runfiles.unsaid import unsaid
+
+    file = read_run_file(profile.file.path)
+    notes = [
+        f"{key}: auto is the checkpoint's own dtype, which bf16 stands for here (--dtype says otherwise)"
+        for key, written in file.written.items()
+        if written.value == "auto" and key.rpartition(".")[2] in ("dtype", "torch_dtype")
+    ]
+    left = list(dict.fromkeys(one.key.rpartition(".")[2] for one in unsaid(file)))
+    if left:
+        notes.append(f"the file also sets {', '.join(left)}, which this answer does not count")
+    return replace(profile, description=_TOOLS[file.tool.value], notes=tuple(notes)), file.flat
 
 
 _OF_THE_CARD = frozenset({"run", "gpu", "gpu_mem"})

@@ -71,7 +71,12 @@ def _choices(key: str) -> str:
 
 _QUANTIZATIONS = "none|int8|nf4|fp4"
 FLAGS = (
-    Flag("run", ROLES, "PROFILE|FILE", "Settings of a shipped run (rlt-85gb-conservative) or of a TOML file."),
+    Flag(
+        "run",
+        ROLES,
+        "PROFILE|FILE",
+        "A shipped run (rlt-85gb-conservative), a TOML file, or a file of RLT's, TRL's or accelerate's.",
+    ),
     Flag("teacher", ROLES, "ID", "The model that is trained: a profile, a Hub id, a folder or a config.json."),
     Flag("student", ROLES, "ID", "The model that scores."),
     Flag("reference", ROLES, "ID|none", "The model that the trained one is held against."),

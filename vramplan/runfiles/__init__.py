@@ -1,1 +1,4 @@
-"""Run settings of other tools, read and written."""
+"""Run settings of other tools, read and written.
+
+Nothing is imported here: `vramplan estimate` needs `flat` alone, and must not pay for the readers.
+"""
