@@ -263,7 +263,8 @@ class CachingAllocator:
     def count_reserved(self, num_bytes: int) -> None:
         """Counts bytes that were got from the device, or (negative) given back to it."""
         self.reserved_bytes += num_bytes
-        self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
+        if self.reserved_bytes > self.peak_reserved_bytes:
+            self.peak_reserved_bytes = self.reserved_bytes
 
     def _grow(self, pool: Pool, num_bytes: int, size: int) -> Block:
         """A free block, not in the pool, of at least `size` bytes from the device."""

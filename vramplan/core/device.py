@@ -73,6 +73,10 @@ class Gpu:
             allocator, so it is part of allocated memory, not of the context.
         torch_total_bytes: `total_memory` of torch's device properties, or None where nobody has read it.
         torch_total_source: where that was read, or None.
+        training_band: how far measured training runs lie below and above an estimate, as ratios, where they were
+            fitted on this card; None for the shipped band.
+        inference_band: the same of runs that train nothing.
+        band_source: the records that they were fitted to, or None.
         aliases: other names `--gpu` takes.
     """
 
@@ -89,6 +93,9 @@ class Gpu:
     cublas_workspace_bytes: int
     torch_total_bytes: int | None = None
     torch_total_source: str | None = None
+    training_band: tuple[float, float] | None = None
+    inference_band: tuple[float, float] | None = None
+    band_source: str | None = None
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -100,6 +107,11 @@ class Gpu:
             raise ValueError(f"torch sees {self.torch_total_bytes} of the {self.total_bytes} bytes of {self.name}")
         if (self.torch_total_bytes is None) != (self.torch_total_source is None):
             raise ValueError(f"the torch total of {self.name} and its source come together or not at all")
+        for band in (self.training_band, self.inference_band):
+            if band is not None and not (0 <= band[0] < 1 and band[1] >= 0):
+                raise ValueError(f"the band of {self.name} is not a share below and one above: {band}")
+        if (self.band_source is None) != (self.training_band is None and self.inference_band is None):
+            raise ValueError(f"the band of {self.name} and its source come together or not at all")
         if self.context_bytes >= self.usable_bytes:
             raise ValueError(f"the context of {self.name} leaves no memory")
 

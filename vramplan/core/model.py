@@ -7,7 +7,8 @@ modules and dimensions are those of transformers and of the config, so LoRA targ
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from vramplan.core.layers import (
     Attention,
@@ -134,7 +135,7 @@ class ModelShape:
     model_type: str
     vocab_size: int
     hidden_size: int
-    layers: tuple[LayerShape, ...]
+    layers: tuple[LayerShape, ...] = field(hash=False)  # to hash 80 of them takes longer than what is looked up by it
     embeddings: tuple[Embedding, ...]
     final_norm: Norm | None
     head: Linear
@@ -158,14 +159,7 @@ class ModelShape:
 
     def layer_groups(self) -> tuple[tuple[LayerShape, int], ...]:
         """Distinct layers with how often each occurs, in order of first appearance."""
-        # Readers repeat one object, and comparing layers field by field is slow: count by identity first.
-        repeated: dict[int, tuple[LayerShape, int]] = {}
-        for layer in self.layers:
-            repeated[id(layer)] = (layer, repeated.get(id(layer), (layer, 0))[1] + 1)
-        counts: dict[LayerShape, int] = {}
-        for layer, count in repeated.values():
-            counts[layer] = counts.get(layer, 0) + count
-        return tuple(counts.items())
+        return _layer_groups(self)
 
     def weights(self, *, fused_experts: bool) -> tuple[Weight, ...]:
         """Every parameter once: tied heads are not listed.
@@ -175,23 +169,7 @@ class ModelShape:
                 expert (4.x). Models whose checkpoint is fused (gpt_oss) are fused in both. The router's kind is
                 that of the same version (`linear_before_v5`).
         """
-        weights: list[Weight] = []
-        for embedding in self.embeddings:
-            shape = (embedding.num_embeddings, embedding.embedding_dim)
-            weights.append(
-                Weight(module=embedding.name, name="weight", shape=shape, kind=ModuleKind.EMBEDDING, per_layer=False)
-            )
-        for optional in (self.embedding_norm, self.final_norm):
-            if optional is not None:
-                weights.extend(_norm_weights(optional, count=1, per_layer=False))
-        for projection in (self.projection_in, self.projection_out):
-            if projection is not None:
-                weights.extend(_linear_weights(projection, count=1, per_layer=False))
-        for layer, count in self.layer_groups():
-            weights.extend(_layer_weights(layer, count, fused_experts=fused_experts))
-        head = list(_linear_weights(self.head, count=1, per_layer=False))
-        weights.extend(head[1:] if self.tie_word_embeddings else head)
-        return tuple(weights)
+        return _weights(self, fused_experts)
 
     @property
     def num_parameters(self) -> int:
@@ -203,6 +181,40 @@ class ModelShape:
         for layer, count in self.layer_groups():
             for linear in layer_linears(layer):
                 yield linear, count
+
+
+# A run asks for both several times for each of its models, and the runs of one process mostly share models.
+@lru_cache(maxsize=64)
+def _layer_groups(model: ModelShape) -> tuple[tuple[LayerShape, int], ...]:
+    # Readers repeat one object, and comparing layers field by field is slow: count by identity first.
+    repeated: dict[int, tuple[LayerShape, int]] = {}
+    for layer in model.layers:
+        repeated[id(layer)] = (layer, repeated.get(id(layer), (layer, 0))[1] + 1)
+    counts: dict[LayerShape, int] = {}
+    for layer, count in repeated.values():
+        counts[layer] = counts.get(layer, 0) + count
+    return tuple(counts.items())
+
+
+@lru_cache(maxsize=64)
+def _weights(model: ModelShape, fused_experts: bool) -> tuple[Weight, ...]:
+    weights: list[Weight] = []
+    for embedding in model.embeddings:
+        shape = (embedding.num_embeddings, embedding.embedding_dim)
+        weights.append(
+            Weight(module=embedding.name, name="weight", shape=shape, kind=ModuleKind.EMBEDDING, per_layer=False)
+        )
+    for optional in (model.embedding_norm, model.final_norm):
+        if optional is not None:
+            weights.extend(_norm_weights(optional, count=1, per_layer=False))
+    for projection in (model.projection_in, model.projection_out):
+        if projection is not None:
+            weights.extend(_linear_weights(projection, count=1, per_layer=False))
+    for layer, count in model.layer_groups():
+        weights.extend(_layer_weights(layer, count, fused_experts=fused_experts))
+    head = list(_linear_weights(model.head, count=1, per_layer=False))
+    weights.extend(head[1:] if model.tie_word_embeddings else head)
+    return tuple(weights)
 
 
 def _linear_weights(linear: Linear, count: int, *, per_layer: bool = True) -> Iterator[Weight]:

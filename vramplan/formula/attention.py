@@ -79,7 +79,7 @@ def attention(
     if batch.caches and not (latent and batch.latent_cache):
         key, value = update_cache(tape, key, value, shape, batch, caches)
     with tape.owner("attention"):
-        weighted, probabilities = _attend(tape, query, key, value, shape, weights, batch, inputs)
+        weighted, probabilities = _attend(tape, query, key, value, shape, weights, batch, inputs, hidden.dtype)
     result = linear(tape, weighted, weights.linears[shape.output.name])
     del alive
     return result, probabilities
@@ -130,10 +130,11 @@ def _attend(
     weights: AttentionWeights,
     batch: Batch,
     inputs: LayerInputs,
+    hidden_dtype: DType,
 ) -> tuple[Tensor, Tensor | None]:
     if batch.implementation is AttentionImplementation.EAGER:
         if inputs.code.calls_sdpa:
-            return falcon_eager(tape, query, key, value, shape, batch, inputs)
+            return falcon_eager(tape, query, key, value, shape, batch, inputs, hidden_dtype)
         return eager_attention(tape, query, key, value, shape, batch, inputs, weights.sinks)
     if batch.implementation is AttentionImplementation.FLASH_ATTENTION_2:
         return _flash(tape, query, key, value, shape, batch, inputs), None

@@ -30,6 +30,7 @@ class Router(str, Enum):
 
     SOFTMAX = "softmax"  # fp32 probabilities, kept in fp32: mixtral
     SOFTMAX_CAST = "softmax_cast"  # cast back to the dtype of the logits: qwen3_moe
+    SOFTMAX_OF_FP32 = "softmax_of_fp32"  # of logits computed in fp32, not divided by their sum: deepseek_v2
     SIGMOID = "sigmoid"  # of logits computed in fp32: deepseek_v3
     TOP_K = "top_k"  # softmax of the largest logits: gpt_oss
 
@@ -47,6 +48,7 @@ class Code:
         rotary_ratio: features of cos and sin for each rotated one: gpt_oss keeps half.
         slices_rotary: heads are cut into a rotated part and the rest, and joined again, even where all of it rotates.
         rotates_halves: the two halves of a head are rotated apart and concatenated (gpt_oss).
+        rotates_complex: pairs of features are rotated as complex numbers of two fp32 (deepseek_v2).
         always_masks: the causal mask is made where sdpa could do without (falcon).
         calls_sdpa: the module calls sdpa itself, without grouped heads (falcon).
         scales_in_embedding: the embedding module scales its result itself (gemma), before anything hooks onto it.
@@ -65,6 +67,7 @@ class Code:
     rotary_ratio: float = 1.0
     slices_rotary: bool = False
     rotates_halves: bool = False
+    rotates_complex: bool = False
     always_masks: bool = False
     calls_sdpa: bool = False
     scales_in_embedding: bool = False
@@ -82,7 +85,7 @@ _CODES = {
     "gemma": Code(scales_in_embedding=True),
     "gemma2": Code(scales_in_embedding=True),
     "gemma3_text": Code(rotary_by_window=True, norms_after_projections=True, scales_in_embedding=True),
-    "deepseek_v2": Code(router=Router.SIGMOID),
+    "deepseek_v2": Code(router=Router.SOFTMAX_OF_FP32, rotates_complex=True),
     "deepseek_v3": Code(router=Router.SIGMOID),
     "gpt2": Code(softmax=Softmax.NATIVE, keeps_branch=True),
     "gpt_bigcode": Code(keeps_branch=True),

@@ -87,6 +87,19 @@ def _sigmoid_router(tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights
     return scale(tape, chosen), index, logits
 
 
+def _softmax_of_fp32_router(
+    tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights: Weights
+) -> tuple[Tensor, ...]:
+    """deepseek_v2: fp32 hidden states by fp32 weights, softmax, the largest times a factor."""
+    tokens = _num_tokens(hidden, shape)
+    logits = matmul(
+        tape, to(tape, hidden, DType.FP32), to(tape, weights.weight, DType.FP32), tokens * shape.num_experts
+    )
+    scores = softmax_of(tape, logits, DType.FP32)
+    chosen, index = _top_k(tape, scores, tokens * shape.num_experts_per_tok)
+    return scale(tape, chosen), index, logits
+
+
 def _top_k_router(tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights: Weights) -> tuple[Tensor, ...]:
     """gpt_oss: the largest logits, and their softmax."""
     logits = linear(tape, hidden, weights)
@@ -97,6 +110,7 @@ def _top_k_router(tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights: 
 _ROUTERS = {
     Router.SOFTMAX: _softmax_router,
     Router.SOFTMAX_CAST: _softmax_router_cast,
+    Router.SOFTMAX_OF_FP32: _softmax_of_fp32_router,
     Router.SIGMOID: _sigmoid_router,
     Router.TOP_K: _top_k_router,
 }

@@ -43,16 +43,24 @@ def _flattened(tape: Tape, states: Tensor, numel: int) -> Tensor:
 
 
 def falcon_eager(
-    tape: Tape, query: Tensor, key: Tensor, value: Tensor, shape: Attention, batch: Batch, inputs: LayerInputs
+    tape: Tape,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    shape: Attention,
+    batch: Batch,
+    inputs: LayerInputs,
+    hidden_dtype: DType,
 ) -> tuple[Tensor, Tensor]:
-    """Scores divided in place, masked, softmax in the dtype of the hidden states.
+    """Scores divided in place, masked, softmax in the dtype of the normalised hidden states (fp32 under autocast).
 
     Args:
         tape: where it allocates.
         query, key, value: rotated, with the cache.
         shape: heads and widths.
         batch: rows, tokens.
-        inputs: the mask, in the dtype of the hidden states.
+        inputs: the mask, in the dtype of the embeddings.
+        hidden_dtype: of what the attention module is given.
     """
     mask = inputs.mask
     assert mask is not None
@@ -67,7 +75,7 @@ def falcon_eager(
     raised = to(tape, product, DType.FP32) if shape.alibi else product
     scores = add(tape, raised, Tensor(None, 1, mask.dtype)) if shape.alibi else product
     scores = _scaled_in_place(tape, scores)
-    weights = softmax_of(tape, add(tape, scores, mask), mask.dtype)
+    weights = softmax_of(tape, add(tape, scores, mask), hidden_dtype)
     if shape.alibi and shape.dropout and batch.trains:
         weights = dropout(tape, weights)
     if not shape.alibi:

@@ -12,7 +12,7 @@ from vramplan.formula.kv_cache import update_cache
 from vramplan.formula.linear import Weights, linear
 from vramplan.formula.norms import normalise
 from vramplan.formula.ops import cat, chunk
-from vramplan.formula.rotary import rotate_interleaved
+from vramplan.formula.rotary import rotate_complex, rotate_interleaved
 from vramplan.formula.tape import Tape, Tensor
 
 
@@ -50,7 +50,10 @@ def latent_projections(
     latent, key_rope = chunk(tape, compressed, (tokens * projections.kv_lora_rank, tokens * rope))
     norm = projections.key_value_norm
     latent = normalise(tape, latent, norms[norm.name], kind=norm.kind, size=norm.size)
-    query_rope, key_rope = rotate_interleaved(tape, query_rope, inputs), rotate_interleaved(tape, key_rope, inputs)
+    if inputs.code.rotates_complex:
+        query_rope, key_rope = rotate_complex(tape, query_rope, key_rope, inputs)
+    else:
+        query_rope, key_rope = rotate_interleaved(tape, query_rope, inputs), rotate_interleaved(tape, key_rope, inputs)
     if batch.caches and batch.latent_cache:
         latent, key_rope = update_cache(tape, latent, key_rope, shape, batch, caches)
     query = cat(tape, [query_pass, query_rope])

@@ -81,8 +81,8 @@ def token_log_probabilities(
         if divides_by_temperature:
             logits = _divided_in_place(tape, logits) if temperature_in_place else scale(tape, logits)
         if code is LogProbCode.SELECTIVE and logits.dtype is DType.FP32:
-            return _selective(tape, logits, rows, tokens)
-        return _by_rows(tape, logits, rows, tokens)
+            return _selective(tape, logits, rows, vocab_size)
+        return _by_rows(tape, logits, rows, vocab_size)
 
 
 def _divided_in_place(tape: Tape, logits: Tensor) -> Tensor:
@@ -102,22 +102,22 @@ def _divided_in_place(tape: Tape, logits: Tensor) -> Tensor:
     return connect(tape, Tensor(logits.storage, numel, dtype), (logits,), (), derivative)
 
 
-def _by_rows(tape: Tape, logits: Tensor, rows: int, tokens: int) -> Tensor:
+def _by_rows(tape: Tape, logits: Tensor, rows: int, vocab_size: int) -> Tensor:
     """`[row.log_softmax(-1).gather(…) for row in logits]`."""
     parts = chunk(tape, logits, (logits.numel // rows,) * rows)
-    scored = [_gather(tape, unary(tape, part, saves="result"), tokens) for part in parts]
+    scored = [_gather(tape, unary(tape, part, saves="result"), part.numel // vocab_size) for part in parts]
     return _stack(tape, scored)
 
 
-def _selective(tape: Tape, logits: Tensor, rows: int, tokens: int) -> Tensor:
+def _selective(tape: Tape, logits: Tensor, rows: int, vocab_size: int) -> Tensor:
     """`logits.gather(…) - torch.stack([torch.logsumexp(row, -1) for row in logits])`."""
-    selected = _gather(tape, logits, rows * tokens)
+    selected = _gather(tape, logits, logits.numel // vocab_size)
     parts = chunk(tape, logits, (logits.numel // rows,) * rows)
-    sums = _stack(tape, [_log_sum_exp(tape, part, tokens) for part in parts])
+    sums = _stack(tape, [_log_sum_exp(tape, part, vocab_size) for part in parts])
     return add(tape, selected, sums)
 
 
-def _log_sum_exp(tape: Tape, row: Tensor, tokens: int) -> Tensor:
+def _log_sum_exp(tape: Tape, row: Tensor, vocab_size: int) -> Tensor:
     """ATen ReduceOps.cpp logsumexp: exp of the shifted row, then a sum; its derivative grad * (self - result).exp()."""
     shifted = tape.empty(row.numel, row.dtype)
     del shifted
@@ -130,7 +130,7 @@ def _log_sum_exp(tape: Tape, row: Tensor, tokens: int) -> Tensor:
         del difference, exponential
         return (result,)
 
-    return apply(tape, tokens, dtype, (row,), (row,), derivative, saves_result=True)
+    return apply(tape, numel // vocab_size, dtype, (row,), (row,), derivative, saves_result=True)
 
 
 def _gather(tape: Tape, values: Tensor, numel: int) -> Tensor:

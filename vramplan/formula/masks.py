@@ -59,7 +59,7 @@ def _angles(tape: Tape, attention: Attention, batch: Batch, dtype: DType, code: 
     """cos and sin of every new position, computed in fp32 and cast."""
     if not attention.rotary_dim:
         return None
-    numel = int(batch.tokens * attention.rotary_dim * code.rotary_ratio)
+    numel = batch.tokens * int(attention.rotary_dim * code.rotary_ratio)
     return tape.empty(numel, dtype), tape.empty(numel, dtype)
 
 

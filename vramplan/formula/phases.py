@@ -51,8 +51,28 @@ class PhasePlan:
     engine_awake: bool = True
 
 
+PeakOf = Callable[[Traced], int]
+
+
+def peak_of(traced: Traced) -> int:
+    """Bytes in use at the highest point of a pass."""
+    return traced.level({}).peak_bytes
+
+
 def plan_phases(setting: Setting) -> tuple[PhasePlan, ...]:
     """The phases of one cycle in their order; loading and the optimizer step are not among them."""
+    return (*rollout_plans(setting), *plan_own_phases(setting))
+
+
+def plan_own_phases(setting: Setting, peak: PeakOf = peak_of) -> tuple[PhasePlan, ...]:
+    """The same without the rollout.
+
+    Args:
+        setting: the run.
+        peak: how the height of a pass is taken, where one pass runs inside another.
+    """
+    if setting.run.method is Method.DPO:
+        return _dpo(setting, peak)
     return PLANS[setting.run.method](setting)
 
 
@@ -84,7 +104,7 @@ def _sft(setting: Setting) -> tuple[PhasePlan, ...]:
     return (train_plan(setting, batch, chunked_loss if chunked else model_loss),)
 
 
-def _dpo(setting: Setting) -> tuple[PhasePlan, ...]:
+def _dpo(setting: Setting, peak: PeakOf) -> tuple[PhasePlan, ...]:
     """TRL's DPOTrainer: chosen and rejected in one forward; the reference runs while its graph is alive."""
     sizes = setting.run.sizes
     rows, tokens = 2 * sizes.per_device_batch_size, sizes.sequence_length
@@ -93,7 +113,7 @@ def _dpo(setting: Setting) -> tuple[PhasePlan, ...]:
     scratch = 0
     if reference is not None:
         scored = forward(setting, reference, new_batch(setting, rows, tokens), scorer(rows, tokens - 1, code))
-        scratch = scored.level({}).peak_bytes
+        scratch = peak(scored)
     batch = new_batch(setting, rows, tokens, trains=True)
     return (train_plan(setting, batch, log_probability_loss(rows, tokens - 1, code, scratch=scratch)),)
 
@@ -102,7 +122,7 @@ def _grpo(setting: Setting) -> tuple[PhasePlan, ...]:
     sizes, trained = setting.run.sizes, setting.run.trained
     rows, completion = sizes.per_device_batch_size, sizes.max_completion_length
     code = code_of(setting.stack, rlt=False)
-    plans = list(rollout_plans(setting))
+    plans: list[PhasePlan] = []
     head = scorer(rows, completion, code)
     if setting.run.rollout is not None and setting.run.rollout.backend is not RolloutBackend.HF:
         scored = forward(setting, trained, new_batch(setting, rows, sizes.sequence_length), head)
@@ -123,7 +143,7 @@ def _grpo(setting: Setting) -> tuple[PhasePlan, ...]:
 def _rlt(setting: Setting) -> tuple[PhasePlan, ...]:
     """RLT scores one sequence at a time over its full length, with the student and with the teacher."""
     sizes, run = setting.run.sizes, setting.run
-    plans = list(rollout_plans(setting))
+    plans: list[PhasePlan] = []
     student, reference = run.role("student") or run.role("reference"), run.role("reference")
     awake = _awake(setting)
     full_length = full_length_scorer
@@ -156,7 +176,6 @@ PLANS: dict[Method, Callable[[Setting], tuple[PhasePlan, ...]]] = {
     Method.INFERENCE: _inference,
     Method.SCORE: _score,
     Method.SFT: _sft,
-    Method.DPO: _dpo,
     Method.GRPO: _grpo,
     Method.RLT: _rlt,
 }

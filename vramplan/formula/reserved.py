@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vramplan.allocator import AllocatorConfig
+from vramplan.allocator.sizes import SMALL_BYTES
 from vramplan.core.run import Method, Quantization, Role
 from vramplan.formula.phases import PhasePlan
 from vramplan.formula.setting import Setting
@@ -51,7 +52,7 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
     """
     timeline = Timeline(AllocatorConfig())
     passes = {id(one): WholePass(one) for plan in plans for one in plan.passes}
-    result = Reserved(load_temporary_bytes=_largest_temporary(setting))
+    result = Reserved(load_temporary_bytes=largest_temporary(setting))
     for role in setting.run.roles:
         _load(timeline, setting, role)
     if static.trains_adapters:
@@ -133,9 +134,11 @@ def _load(timeline: Timeline, setting: Setting, role: Role) -> None:
 
 
 def _in_order(stored: tuple[StoredWeight, ...]) -> Iterator[StoredWeight]:
-    """Outside the layers first, then layer by layer."""
+    """Outside the layers first, then layer by layer; without those that ask the large pool for nothing."""
     layers: list[list[StoredWeight]] = []
     for one in stored:
+        if max(one.data_bytes, *one.state_bytes, *_on_the_way(one)) <= SMALL_BYTES:
+            continue
         if not one.weight.per_layer:
             yield one
             continue
@@ -176,7 +179,8 @@ def _on_the_way(stored: StoredWeight) -> tuple[int, ...]:
     return (half, half) if stored.quantization is Quantization.INT8 else (half,)
 
 
-def _largest_temporary(setting: Setting) -> int:
+def largest_temporary(setting: Setting) -> int:
+    """Bytes of the largest matrix while it is quantised on the device, 0 without quantisation."""
     sizes = [
         sum(_on_the_way(stored))
         for role in setting.run.roles

@@ -6,10 +6,11 @@ Source: transformers 5.23.0 models/*/modeling_*.py, apply_rotary_pos_emb and its
 from __future__ import annotations
 
 from vramplan.core.model import Attention
+from vramplan.dtypes import DType
 from vramplan.formula.batch import LayerInputs
 from vramplan.formula.code import Code
 from vramplan.formula.graph import apply
-from vramplan.formula.ops import add, cat, chunk, narrow, promote, scale
+from vramplan.formula.ops import add, cat, chunk, narrow, promote, scale, to
 from vramplan.formula.tape import Tape, Tensor
 
 
@@ -88,3 +89,14 @@ def rotate_interleaved(tape: Tape, states: Tensor, inputs: LayerInputs) -> Tenso
     upper = add(tape, _times(tape, even, inputs.cosine), _times(tape, odd, inputs.sine))
     lower = add(tape, _times(tape, odd, inputs.cosine), _times(tape, even, inputs.sine))
     return cat(tape, [upper, lower])
+
+
+def rotate_complex(tape: Tape, query: Tensor, key: Tensor, inputs: LayerInputs) -> tuple[Tensor, Tensor]:
+    """deepseek_v2's `apply_rotary_emb`: fp32 copies of both, seen as complex numbers, live until both are rotated."""
+    assert inputs.cosine is not None
+    raised = [to(tape, states, DType.FP32) for states in (query, key)]
+    turned = [
+        to(tape, _times(tape, wide, inputs.cosine), states.dtype)
+        for wide, states in zip(raised, (query, key), strict=True)
+    ]
+    return turned[0], turned[1]

@@ -51,15 +51,32 @@ class Traced:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """Each piece's effect on the bytes in use."""
+        return tuple(measure(self.events, self.owners, [piece.end for piece in self.pieces], self.repeats))
+
+    @property
+    def repeats(self) -> list[list[int]]:
+        """[piece that allocated][piece that frees]: how many tensors of the whole model a free stands for.
+
+        What lies between layers frees what a traced layer left for every layer that it stands for.
+        """
         counts = [0] * len(self.stands_for)
         for traced in self.stands_for:
             counts[traced] += 1
-        # What lies between layers frees what a traced layer left for every layer that it stands for.
-        repeats = [
+        return [
             [counts[home.layer] if home.layer is not None and piece.layer is None else 1 for piece in self.pieces]
             for home in self.pieces
         ]
-        return tuple(measure(self.events, self.owners, [piece.end for piece in self.pieces], repeats))
+
+    @property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """(piece, how often it follows itself) in the order the whole model runs them."""
+        runs: list[tuple[int, int]] = []
+        for piece, _ in self.order:
+            if runs and runs[-1][0] == piece:
+                runs[-1] = (piece, runs[-1][1] + 1)
+            else:
+                runs.append((piece, 1))
+        return tuple(runs)
 
     @cached_property
     def order(self) -> tuple[tuple[int, int | None], ...]:
@@ -80,15 +97,9 @@ class Traced:
     def level(self, resident: Amounts) -> Level:
         """Bytes in use over the pass, over what is resident."""
         level = start_level(resident)
-        segments, order = self.segments, self.order
-        index = 0
-        while index < len(order):
-            piece = order[index][0]
-            end = index + 1
-            while end < len(order) and order[end][0] == piece:
-                end += 1
-            level.run(segments[piece], end - index)
-            index = end
+        segments = self.segments
+        for piece, times in self.runs:
+            level.run(segments[piece], times)
         return level
 
     def unrolled(self) -> list[int]:

@@ -8,6 +8,7 @@ for each 256, a code of 256 and an offset) and nn/modules.py Int8Params (one fp3
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vramplan.core.model import ModelShape, ModuleKind, StoredQuantization, Weight
 from vramplan.core.run import LoadSpec, Quantization
@@ -63,9 +64,13 @@ CONVERTED_KINDS = frozenset({ModuleKind.LINEAR, ModuleKind.CONV1D})
 
 def store(weight: Weight, load: LoadSpec, stack: Stack) -> StoredWeight:
     """How one parameter is stored under a load specification."""
+    return _store(weight, load, converted_kinds(stack))
+
+
+def _store(weight: Weight, load: LoadSpec, converted: frozenset[ModuleKind]) -> StoredWeight:
     numel = weight.num_elements
     quantises = load.quantization.is_bitsandbytes
-    if quantises and weight.name == "weight" and weight.kind in converted_kinds(stack):
+    if quantises and weight.name == "weight" and weight.kind in converted:
         if load.quantization is Quantization.INT8:
             rows = weight.shape[1] if weight.kind is ModuleKind.CONV1D else weight.shape[0]
             data_bytes = numel
@@ -94,11 +99,18 @@ def four_bit_states(numel: int, *, nested: bool) -> tuple[int, ...]:
 
 def store_model(model: ModelShape, load: LoadSpec, stack: Stack) -> tuple[StoredWeight, ...]:
     """Every parameter of a model as it sits on the device."""
-    weights = model.weights(fused_experts=stack.fused_experts)
+    return _store_model(model, load, stack.fused_experts, converted_kinds(stack))
+
+
+@lru_cache(maxsize=128)  # a report asks for each model in three precisions, and the runs of one process share models
+def _store_model(
+    model: ModelShape, load: LoadSpec, fused_experts: bool, converted: frozenset[ModuleKind]
+) -> tuple[StoredWeight, ...]:
+    weights = model.weights(fused_experts=fused_experts)
     if load.quantization is Quantization.STORED:
         assert model.stored_quantization is not None
         return tuple(store_as_on_disk(weight, load, model.stored_quantization) for weight in weights)
-    return tuple(store(weight, load, stack) for weight in weights)
+    return tuple(_store(weight, load, converted) for weight in weights)
 
 
 FP8_KINDS = frozenset({ModuleKind.LINEAR, ModuleKind.EXPERTS})

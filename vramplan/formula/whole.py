@@ -111,9 +111,9 @@ def _targets(
     """The blocks of the whole model that a free in `piece` of `layer` means."""
     if owner.layer is None:
         return [ends[owner.kind, None] - from_end]
-    if piece.layer is None or layer is None:
-        stands_for = traced.stands_for
-        layers = [other for other in range(len(stands_for)) if stands_for[other] == owner.layer]
-    else:
-        layers = [layer + owner.layer - piece.layer]
+    if piece.layer is not None and layer is not None:
+        end = ends.get((owner.kind, layer + owner.layer - piece.layer))
+        return [] if end is None else [end - from_end]
+    stands_for = traced.stands_for
+    layers = [other for other in range(len(stands_for)) if stands_for[other] == owner.layer]
     return [ends[owner.kind, other] - from_end for other in layers if (owner.kind, other) in ends]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vramplan.core.report import MemoryReport, ModelReport, Phase, Verdict
+from vramplan.output.console import plain_table, text_console
 from vramplan.output.explain import wrapped
 from vramplan.output.json_report import PRECISIONS
 from vramplan.output.notes import settings_notes
@@ -51,20 +52,8 @@ def render_tables(
         title: what the run is, above the tables.
         notes: what to know about it, below them.
     """
-    from rich.console import Console
-
     text = io.StringIO()
-    console = Console(
-        file=text,
-        width=width,
-        color_system="standard" if colour else None,
-        force_terminal=colour,
-        no_color=not colour,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
-    )
+    console = text_console(text, width=width, colour=colour)
 
     def say(sentences: Sequence[str], style: str | None = None) -> None:
         for sentence in sentences:
@@ -105,7 +94,7 @@ def render_tables(
 
 
 def _models_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Table:
-    table = _table(only_ascii=only_ascii)
+    table = plain_table(only_ascii=only_ascii)
     _label_column(table, "role" if units == "bytes" else "role and model")
     for name in ("bf16", "8-bit", "4-bit", "this run"):
         _size_column(table, name)
@@ -131,7 +120,7 @@ def _models_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Tabl
 def _phases_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Table:
     # In bytes a fourth column of sizes would leave no room for names; the verdict says what is left.
     budget = None if units == "bytes" else report.budget
-    table = _table(only_ascii=only_ascii)
+    table = plain_table(only_ascii=only_ascii)
     _label_column(table, "phase")
     for name in ("allocated", "reserved", "device"):
         _size_column(table, name)
@@ -147,7 +136,7 @@ def _phases_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Tabl
 
 
 def _parts_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Table:
-    table = _table(only_ascii=only_ascii)
+    table = plain_table(only_ascii=only_ascii)
     _label_column(table, "phase")
     _label_column(table, "what it holds, the largest first")
     for phase in report.phases:
@@ -165,7 +154,7 @@ def _phase_style(report: MemoryReport, phase: Phase) -> str | None:
 
 
 def _comparisons_table(report: MemoryReport, units: str, *, only_ascii: bool) -> Table:
-    table = _table(only_ascii=only_ascii)
+    table = plain_table(only_ascii=only_ascii)
     _label_column(table, "sum, and what it leaves out")
     for name in ("claimed", "estimated"):
         _size_column(table, name)
@@ -177,13 +166,6 @@ def _comparisons_table(report: MemoryReport, units: str, *, only_ascii: bool) ->
 
 def _loaded(model: ModelReport) -> str:
     return f"{parameter_words(model.parameters)} parameters, {model.precision}"
-
-
-def _table(*, only_ascii: bool) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.ASCII2 if only_ascii else box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
 
 
 def _label_column(table: Table, name: str) -> None:

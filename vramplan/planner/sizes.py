@@ -45,13 +45,8 @@ def resolve_sizes(
     generations = flat.generations or DEFAULT_GENERATIONS.get(method, 1)
     if method.rolls_out and flat.generations is None:
         assumptions.append(f"{generations} completions a prompt, the default of {method.value}")
-    rows = per_device * generations if method is Method.GRPO and stack.rows_are_prompts else per_device
+    rows = forward_rows(method, stack, per_device, generations)
     accumulation = _accumulation(flat, method, per_device, num_gpus)
-    rollout_rows = 0
-    if method is Method.GRPO:
-        rollout_rows = rows * (accumulation or 1) if stack.generates_whole_batch else rows
-    elif method is Method.RLT:
-        rollout_rows = lcm(per_device, generations)
     batch_size = flat.batch_size
     if batch_size is None and method.trains and accumulation is not None:
         batch_size = rows * num_gpus * accumulation
@@ -60,12 +55,27 @@ def resolve_sizes(
             per_device_batch_size=rows,
             batch_size=batch_size,
             num_generations=generations,
-            rollout_rows=rollout_rows,
+            rollout_rows=generated_rows(method, stack, per_device, generations, accumulation or 1),
             max_prompt_length=prompt,
             max_completion_length=completion,
         ),
         accumulation,
     )
+
+
+def forward_rows(method: Method, stack: Stack, per_device: int, generations: int) -> int:
+    """Rows of one forward: TRL up to 0.14 counts prompts, each with all its completions."""
+    return per_device * generations if method is Method.GRPO and stack.rows_are_prompts else per_device
+
+
+def generated_rows(method: Method, stack: Stack, per_device: int, generations: int, accumulation: int) -> int:
+    """Rows that one GPU generates in one call, 0 where nothing is generated."""
+    if method is Method.RLT:
+        return lcm(per_device, generations)
+    if method is not Method.GRPO:
+        return 0
+    rows = forward_rows(method, stack, per_device, generations)
+    return rows * accumulation if stack.generates_whole_batch else rows
 
 
 def _lengths(flat: FlatRun, method: Method, assumptions: list[str]) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""The formulas over whole grids of settings at once: the only room that uses numpy."""
