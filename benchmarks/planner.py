@@ -35,7 +35,7 @@ def main() -> int:
     ground = Ground(models=setting.models, stack=setting.stack, gpu=setting.gpu)
     roles = dict.fromkeys((role.name for role in setting.run.roles), False)
     limit = min(model.max_position_embeddings for model in setting.models.values())
-    space = space_of(flat, asked.flat, roles, free=(), fix=(), limit=limit, flash_runs=True)
+    space = space_of(flat, asked.flat, roles, free=(), fix=(), limit=limit, flash_runs=True, engine_sleeps=True)
     preference = Preference()
     start = time.perf_counter()
     search = Search(space, ground, batches_of(space, ground.stack, 1, preference), preference)

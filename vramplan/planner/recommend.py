@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from vramplan.catalog.dirs import ProfileDirs
 from vramplan.core.recommendation import Obstacle, Recommendation, Recommended, Wall
+from vramplan.core.run import Method
 from vramplan.errors import UsageError
 from vramplan.formula.band import band_of
 from vramplan.formula.phases import FLASH_CAPABILITY
@@ -62,7 +63,9 @@ def recommend(
     longest = min(model.max_position_embeddings for model in ground.models.values())
     roles = {role.name: ground.models[role.name].stored_quantization is not None for role in setting.run.roles}
     flash = ground.gpu.compute_capability >= FLASH_CAPABILITY
-    space = space_of(given, profile, roles, free=free, fix=fix, limit=longest, flash_runs=flash)
+    # RLT's own engine never sleeps (SakanaAI/RLT 86a3f5c trainers/grpo.py 504-515).
+    sleeps = setting.run.method is not Method.RLT and ground.stack.vllm_sleep_available
+    space = space_of(given, profile, roles, free=free, fix=fix, limit=longest, flash_runs=flash, engine_sleeps=sleeps)
     preference = Preference(prefer=prefer)
     num_gpus = setting.run.sharding.num_gpus
     batches = batches_of(space, ground.stack, num_gpus, preference)

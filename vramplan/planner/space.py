@@ -129,6 +129,7 @@ def space_of(
     fix: Collection[str],
     limit: int,
     flash_runs: bool,
+    engine_sleeps: bool,
 ) -> Space:
     """What may change.
 
@@ -140,6 +141,7 @@ def space_of(
         fix: axes to hold at what the profile, or else the trainer's default, says.
         limit: the longest row that every model takes.
         flash_runs: whether flash-attn has kernels for the card.
+        engine_sleeps: whether the trainer can put a colocated engine to sleep.
 
     Raises:
         UsageError: an axis that is none, or one both freed and fixed.
@@ -156,7 +158,8 @@ def space_of(
     both = sorted(set(free) & set(fix))
     if both:
         raise UsageError(f"{both[0]} is both freed and fixed", hint="give one of the two")
-    return _Chooser(given, profile, frozenset(free), frozenset(fix)).space(roles, limit, flash_runs=flash_runs)
+    chooser = _Chooser(given, profile, frozenset(free), frozenset(fix))
+    return chooser.space(roles, limit, flash_runs=flash_runs, engine_sleeps=engine_sleeps)
 
 
 class _Chooser:
@@ -173,7 +176,7 @@ class _Chooser:
         self._base = FlatRun(**{key: value for key, value in merged.items() if key not in AXES or key in self._held})
         self._method = method_of(self._base)
 
-    def space(self, roles: Mapping[str, bool], limit: int, *, flash_runs: bool) -> Space:
+    def space(self, roles: Mapping[str, bool], limit: int, *, flash_runs: bool, engine_sleeps: bool) -> Space:
         """See `Space`."""
         method, base = self._method, self._base
         trains = method.trains
@@ -190,7 +193,9 @@ class _Chooser:
             attention=self._values("attn_implementation", ATTENTION if flash_runs else ATTENTION[:1], "sdpa"),
             offloads=self._offloads(roles),
             rollouts=rollouts,
-            sleeps=self._values("vllm_sleep", (False, True), False) if "vllm-colocate" in rollouts else (),
+            sleeps=self._values("vllm_sleep", (False, True) if engine_sleeps else (False,), False)
+            if "vllm-colocate" in rollouts
+            else (),
             share=self._held.get("vllm_gpu_memory_utilization"),
             per_device=self._values("per_device_batch_size", PER_DEVICE, DEFAULT_ROWS[method]),
             accumulation=self._values("gradient_accumulation_steps", ACCUMULATION, 1) if trains else (),

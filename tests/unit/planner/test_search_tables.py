@@ -122,7 +122,7 @@ def search_of(name: str) -> Search:
     setting = prepare(bare, DIRS)[0]
     ground = Ground(models=setting.models, stack=setting.stack, gpu=setting.gpu)
     roles = dict.fromkeys((role.name for role in setting.run.roles), False)
-    space = space_of(flat, flat, roles, free=(), fix=(), limit=8192, flash_runs=True)
+    space = space_of(flat, flat, roles, free=(), fix=(), limit=8192, flash_runs=True, engine_sleeps=True)
     preference = Preference()
     gpus = setting.run.sharding.num_gpus
     return Search(space, ground, batches_of(space, ground.stack, gpus, preference), preference)
