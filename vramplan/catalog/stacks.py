@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from vramplan.catalog.dirs import ProfileDirs, suggestion
@@ -18,7 +18,7 @@ Version = tuple[int, ...]
 DISTRIBUTIONS = {"bnb": "bitsandbytes"}
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """A trait's value from one version on."""
 
@@ -26,7 +26,7 @@ class Change:
     value: bool | float | str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
     """One library: the newest version that was read, and its traits, oldest value first."""
 
@@ -80,7 +80,7 @@ def load_stack(named: Mapping[str, str], dirs: ProfileDirs) -> Stack:
 @lru_cache(maxsize=4)
 def _packages(dirs: ProfileDirs) -> dict[str, Package]:
     packages = {name: _read(read_toml(dirs.find("stacks", name).path)) for name in dirs.names("stacks")}
-    known = {field.name for field in dataclasses.fields(Stack)} - {"versions", "named", "unread"}
+    known = {field.name for field in fields(Stack)} - {"versions", "named", "unread"}
     found = {trait for package in packages.values() for trait in package.traits}
     if known != found:
         raise UsageError(f"the stack profiles do not describe {', '.join(sorted(known ^ found))}")

@@ -92,7 +92,7 @@ class Phase:
     @property
     def allocated_bytes(self) -> int:
         """What torch's allocator has handed out."""
-        return sum(self.component_bytes(component) for component in ALLOCATED)
+        return sum(entry.num_bytes for entry in self.entries if entry.component in ALLOCATED)
 
     @property
     def reserved_bytes(self) -> int:

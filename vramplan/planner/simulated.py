@@ -73,7 +73,7 @@ def simulate_run(
     from vramplan.program.simulate import simulate
 
     found = simulate(
-        _as_autocast(setting), configs, gpu=setting.gpu, stack=setting.stack, capacity_bytes=room, progress=progress
+        as_autocast(setting), configs, gpu=setting.gpu, stack=setting.stack, capacity_bytes=room, progress=progress
     )
     report = report_of(flat, prepared, found.phases, how="simulate", profile_dirs=profile_dirs, run_id=run_id)
     failure = found.out_of_room
@@ -94,7 +94,7 @@ def simulate_run(
     return Simulated(report=report, trace=found.trace)
 
 
-def _as_autocast(setting: Setting) -> Run:
+def as_autocast(setting: Setting) -> Run:
     """The run, with autocast where it has something to cast (`Setting.autocast`)."""
     run = setting.run
     if run.training is None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vramplan.core.run import Method, Role, Run, Tuning
-from vramplan.program.layers import Units, watch_layers
+from vramplan.program.checkpoint_folder import load_checkpoint
+from vramplan.program.layers import Units
 from vramplan.program.load import add_adapters, build_config, build_skeleton, materialise
 from vramplan.program.older_loss import LogitsCode
 from vramplan.program.pattern import Pattern, find_pattern
-from vramplan.program.recorder import Recorder
+from vramplan.program.watch import Watch
 
 
 class Actor:
@@ -30,20 +31,51 @@ class Actor:
         self._units = units
         self._forget: Callable[[], None] | None = None
 
-    def enter(self, recorder: Recorder, *, warms_up: bool = False) -> None:
+    def enter(self, watch: Watch, *, warms_up: bool = False) -> None:
         """Onto the device, if it is not there; after a warm-up of the allocator if from_pretrained puts it there."""
         if self._forget is not None:
             return
-        self._forget = materialise(self.model, self.role.load, recorder, self._units, warms_up=warms_up)
-        if self.model not in recorder.modules:
-            watch_layers(self.model, recorder, self._units)
-            recorder.modules.name_modules(self.model, self.role.name)
+        self._forget = materialise(self.model, self.role.load, watch, self._units, warms_up=warms_up)
+        watch.watch_model(self.model, self.role.name, self._units)
 
     def rest(self) -> None:
         """Off the device, if it is offloaded between its phases."""
         if self.role.offloaded and self._forget is not None:
             self._forget()
             self._forget = None
+
+
+class CheckpointActor(Actor):
+    """One role's model as from_pretrained loads it.
+
+    Args:
+        run: the run.
+        role: how it is loaded.
+        folder: the checkpoint: a folder, or a name on the Hub.
+        lora_dropout: of the adapters.
+    """
+
+    def __init__(self, run: Run, role: Role, folder: str, *, lora_dropout: float) -> None:
+        super().__init__(role, None, None, Units())
+        self._run = run
+        self._folder = folder
+        self._lora_dropout = lora_dropout
+        self._rests = False
+
+    def enter(self, watch: Watch, *, warms_up: bool = False) -> None:  # noqa: ARG002 - from_pretrained decides
+        """Onto the device: loaded the first time, brought back from host memory later."""
+        if self.model is None:
+            model = load_checkpoint(self._folder, self.role.load, self._run.attn_implementation.value, watch.device)
+            self.model = prepared(self._run, self.role, model, lora_dropout=self._lora_dropout)
+        elif self._rests:
+            self.model.to(watch.device)
+            self._rests = False
+
+    def rest(self) -> None:
+        """Into host memory, if it is offloaded between its phases."""
+        if self.role.offloaded and self.model is not None:
+            self.model.to("cpu")
+            self._rests = True
 
 
 class Cast:
@@ -56,6 +88,7 @@ class Cast:
         every_layer: build all layers even where a few, repeated, do the same.
         lora_dropout: of the adapters.
         logits_code: how the trained model gets to its loss.
+        checkpoints: per role the checkpoint that it is loaded from; the others are skeletons that get memory later.
     """
 
     def __init__(
@@ -67,11 +100,15 @@ class Cast:
         every_layer: bool,
         lora_dropout: float,
         logits_code: LogitsCode,
+        checkpoints: Mapping[str, str] | None = None,
     ) -> None:
         self.actors: dict[str, Actor] = {}
         for role in run.roles:
             if role.shares is None:
-                number = len(self.actors)
+                number, folder = len(self.actors), (checkpoints or {}).get(role.name)
+                if folder is not None:
+                    self.actors[role.name] = CheckpointActor(run, role, folder, lora_dropout=lora_dropout)
+                    continue
                 self.actors[role.name] = _actor(
                     run,
                     role,
@@ -81,7 +118,7 @@ class Cast:
                     every_layer=every_layer,
                     lora_dropout=lora_dropout,
                 )
-        if run.training is not None:
+        if run.training is not None and self.actors[run.trained.name].model is not None:
             logits_code.put_into(self.actors[run.trained.name].model)
         self._shared = {role.name: role.shares for role in run.roles if role.shares is not None}
 
@@ -113,6 +150,13 @@ def _actor(
     if pattern is not None:
         built = build_config(config, num_layers=num_layers, num_kept=pattern.num_traced_layers)
     model = build_skeleton(built, role.load, run.attn_implementation.value)
+    model = prepared(run, role, model, lora_dropout=lora_dropout)
+    units = Units(number, None if pattern is None else pattern.unit_of_layer)
+    return Actor(role, model, pattern, units)
+
+
+def prepared(run: Run, role: Role, model: Any, *, lora_dropout: float) -> Any:
+    """A model as its role needs it: adapters, checkpointing and train mode for the trained one, others frozen."""
     training = run.training
     trained = role is run.trained and training is not None
     if trained and training is not None:
@@ -125,8 +169,7 @@ def _actor(
     elif _is_frozen(run, role):
         for parameter in model.parameters():
             parameter.requires_grad_(requires_grad=False)
-    units = Units(number, None if pattern is None else pattern.unit_of_layer)
-    return Actor(role, model, pattern, units)
+    return model
 
 
 def _is_frozen(run: Run, role: Role) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vramplan.program.recorder import MODEL_STRIDE, NO_LAYER, Recorder
+if TYPE_CHECKING:
+    from vramplan.program.recorder import Recorder
 
+NO_LAYER = -1
+MODEL_STRIDE = 1000  # layers of the second model of a run are numbered from here
 _LAYER_PATH = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)(?:\.|$)")
 
 

@@ -15,8 +15,8 @@ from vramplan.core.run import LoadSpec, Lora, Quantization
 from vramplan.dtypes import DType
 from vramplan.errors import UnsupportedArchitectureError, UsageError
 from vramplan.program.bitsandbytes_kernels import import_bitsandbytes
-from vramplan.program.layers import Units, layer_number
-from vramplan.program.recorder import NO_LAYER, Recorder
+from vramplan.program.layers import NO_LAYER, Units, layer_number
+from vramplan.program.watch import Watch
 
 _TORCH_DTYPES = {DType.FP32: torch.float32, DType.BF16: torch.bfloat16, DType.FP16: torch.float16}
 
@@ -113,7 +113,7 @@ def add_adapters(model: Any, lora: Lora, *, lora_dropout: float) -> Any:
 
 
 def materialise(
-    model: Any, load: LoadSpec, recorder: Recorder, units: Units, *, warms_up: bool = False
+    model: Any, load: LoadSpec, watch: Watch, units: Units, *, warms_up: bool = False
 ) -> Callable[[], None]:
     """Gives every parameter and buffer its memory, in a training script's order: base, upcast, adapters.
 
@@ -122,7 +122,7 @@ def materialise(
     Args:
         model: a skeleton.
         load: its precision.
-        recorder: looks on.
+        watch: looks on, and says where.
         units: what its layers are called.
         warms_up: transformers' caching_allocator_warmup comes first: one block of the model's size, freed at once.
 
@@ -130,13 +130,13 @@ def materialise(
         What takes the memory away again.
     """
     if warms_up:
-        torch.empty(_warm_up_bytes(model), dtype=torch.uint8)
+        torch.empty(_warm_up_bytes(model), dtype=torch.uint8, device=watch.device)
     skeleton = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
-    recorder.owner = "weights"
+    watch.owner = "weights"
     modules = [(path, module) for path, module in model.named_modules()]
 
     def enter(path: str) -> None:
-        recorder.layer_index = units.of(layer_number(path))
+        watch.layer_index = units.of(layer_number(path))
 
     done: dict[int, Any] = {}
     for path, module in modules:
@@ -145,26 +145,26 @@ def materialise(
             if parameter is None or _is_adapter(path):
                 continue
             if id(parameter) not in done:
-                done[id(parameter)] = _allocated(parameter, load)
+                done[id(parameter)] = _allocated(parameter, load, watch)
             module._parameters[name] = done[id(parameter)]
             if getattr(done[id(parameter)], "quant_state", None) is not None:
                 module.quant_state = done[id(parameter)].quant_state
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=watch.device)
+                watch.fill(module._buffers[name])
     if load.kbit_fp32_upcast:
-        upcast: set[int] = set()
-        for path, module in modules:
-            enter(path)
-            _upcast(path, module, upcast)
-    recorder.owner = "adapters"
+        upcast(model, enter)
+    watch.owner = "adapters"
     for path, module in modules:
         if _is_adapter(path):
             enter(path)
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None:
-                    module._parameters[name] = _allocated(parameter, load)
-    recorder.layer_index, recorder.owner = NO_LAYER, ""
+                    module._parameters[name] = _allocated(parameter, load, watch)
+    if watch.is_real:
+        _fill_buffers(model)
+    watch.layer_index, watch.owner = NO_LAYER, ""
 
     def forget() -> None:
         done.clear()
@@ -172,6 +172,9 @@ def materialise(
             module._parameters.update(parameters)
             module._buffers.update(buffers)
             vars(module).pop("quant_state", None)
+            state = vars(module).get("state")
+            if hasattr(state, "CB"):  # bitsandbytes' MatmulLtState: from the first forward on it holds the int8 codes
+                state.CB = state.SCB = None
 
     return forget
 
@@ -188,15 +191,47 @@ def _is_adapter(path: str) -> bool:
     return "lora_" in path
 
 
-def _upcast(path: str, module: Any, done: set[int]) -> None:
-    # peft/utils/other.py, prepare_model_for_kbit_training: all that is not quantised is frozen and becomes fp32
-    for parameter in module._parameters.values():
-        if parameter is None or _is_adapter(path) or id(parameter) in done:
-            continue
-        done.add(id(parameter))
-        if parameter.dtype in (torch.float16, torch.bfloat16):
-            parameter.data = parameter.data.to(torch.float32)
-        parameter.requires_grad_(requires_grad=False)
+def upcast(model: Any, enter: Callable[[str], None]) -> None:
+    """peft's prepare_model_for_kbit_training (utils/other.py): all that is not quantised is frozen and becomes fp32.
+
+    Args:
+        model: on its device, with or without adapters.
+        enter: is told of each module's path before the module changes.
+    """
+    done: set[int] = set()
+    for path, module in list(model.named_modules()):
+        enter(path)
+        for parameter in module._parameters.values():
+            if parameter is None or _is_adapter(path) or id(parameter) in done:
+                continue
+            done.add(id(parameter))
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                parameter.data = parameter.data.to(torch.float32)
+            parameter.requires_grad_(requires_grad=False)
+
+
+def _fill_buffers(model: Any) -> None:
+    """Values for buffers, as transformers 5 computes those that no checkpoint holds (rotary frequencies)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with torch.no_grad():
+        for module in base.modules():
+            if any(buffer is not None for buffer in module._buffers.values()):
+                for parameter in module._parameters.values():
+                    if parameter is not None:
+                        parameter._is_hf_initialized = True  # transformers/initialization.py leaves such a one alone
+                base._init_weights(module)
+
+
+def quantization_config(load: LoadSpec) -> BitsAndBytesConfig:
+    """What transformers is told of bitsandbytes."""
+    if load.quantization is Quantization.INT8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=load.quantization.value,
+        bnb_4bit_use_double_quant=load.double_quant,
+        bnb_4bit_compute_dtype=torch_dtype(load.dtype),
+    )
 
 
 def _convert_linears(model: Any, load: LoadSpec) -> None:
@@ -204,36 +239,29 @@ def _convert_linears(model: Any, load: LoadSpec) -> None:
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
     from transformers.quantizers.base import get_keys_to_not_convert
 
-    if load.quantization is Quantization.INT8:
-        quantization = BitsAndBytesConfig(load_in_8bit=True)
-        model.is_loaded_in_8bit = True
-    else:
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=load.quantization.value,
-            bnb_4bit_use_double_quant=load.double_quant,
-            bnb_4bit_compute_dtype=torch_dtype(load.dtype),
-        )
-        model.is_loaded_in_4bit = True
+    model.is_loaded_in_8bit = load.quantization is Quantization.INT8
+    model.is_loaded_in_4bit = not model.is_loaded_in_8bit
     keep = list(get_keys_to_not_convert(model)) + list(getattr(model, "_keep_in_fp32_modules", None) or [])
-    replace_with_bnb_linear(model, modules_to_not_convert=keep, quantization_config=quantization)
+    replace_with_bnb_linear(model, modules_to_not_convert=keep, quantization_config=quantization_config(load))
     model.is_quantized = True
     model.config._is_quantized = True
 
 
-def _allocated(parameter: Any, load: LoadSpec) -> Any:
+def _allocated(parameter: Any, load: LoadSpec, watch: Watch) -> Any:
     """A parameter with memory, made by bitsandbytes' own quantisers where it is theirs.
 
-    It is a plain Parameter that carries the attributes of Params4bit or Int8Params: torch cannot make those subclasses
-    of a fake tensor, and their modules ask for the attributes only.
+    On fake tensors it is a plain Parameter that carries the attributes of Params4bit or Int8Params: torch cannot make
+    those subclasses of a fake tensor, and their modules ask for the attributes only.
     """
     kind = type(parameter).__name__
     if kind not in ("Params4bit", "Int8Params"):
-        value = torch.empty(parameter.shape, dtype=parameter.dtype)
+        value = torch.empty(parameter.shape, dtype=parameter.dtype, device=watch.device)
+        watch.fill(value)
         return torch.nn.Parameter(value, requires_grad=parameter.requires_grad)
     from bitsandbytes import functional
 
-    value = torch.empty(parameter.shape, dtype=torch_dtype(load.dtype))
+    value = torch.empty(parameter.shape, dtype=torch_dtype(load.dtype), device=watch.device)
+    watch.fill(value)
     if kind == "Params4bit":
         packed, state = functional.quantize_4bit(
             value,
@@ -242,10 +270,15 @@ def _allocated(parameter: Any, load: LoadSpec) -> Any:
             quant_type=parameter.quant_type,
             quant_storage=parameter.quant_storage,
         )
+        if watch.is_real:
+            kept = {**vars(parameter), "quant_state": state, "bnb_quantized": True}
+            return type(parameter)(packed, requires_grad=False, **kept)
         quantized = torch.nn.Parameter(packed, requires_grad=False)
         quantized.quant_state, quantized.bnb_quantized = state, True
         return quantized
     codes, scales, _ = functional.int8_vectorwise_quant(value.to(torch.float16))
+    if watch.is_real:
+        return type(parameter)(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
     quantized = torch.nn.Parameter(codes, requires_grad=False)
     quantized.CB, quantized.SCB, quantized.has_fp16_weights = codes, scales, False
     return quantized

@@ -15,7 +15,7 @@ import torch
 from vramplan.core.run import Method, RolloutBackend, Run
 from vramplan.program.cast import Actor, Cast
 from vramplan.program.logprobs import Scoring, completion_logprobs, full_length_logprobs
-from vramplan.program.recorder import Recorder
+from vramplan.program.watch import Watch
 from vramplan.program.workload import Batch, Loop, Trainer, generate, score, sft_loss, wrap_forward
 
 
@@ -25,24 +25,24 @@ class Program:
     Args:
         run: what is done.
         cast: the models.
-        recorder: looks on.
+        watch: looks on.
         loop: how the training loop is written.
         scoring: how log-probabilities are taken.
     """
 
-    def __init__(self, run: Run, cast: Cast, recorder: Recorder, loop: Loop, scoring: Scoring) -> None:
+    def __init__(self, run: Run, cast: Cast, watch: Watch, loop: Loop, scoring: Scoring) -> None:
         self._run = run
         self._cast = cast
-        self._recorder = recorder
+        self._watch = watch
         self._loop = loop
         self._scoring = scoring
 
     def load(self, *, warms_up: bool) -> None:
         """All models that stay on the device, the trained one first."""
-        self._recorder.mark("load")
+        self._watch.mark("load")
         for actor in self._cast.actors.values():
             if not actor.role.offloaded:
-                actor.enter(self._recorder, warms_up=warms_up)
+                actor.enter(self._watch, warms_up=warms_up)
 
     def play(self, num_micro_steps: int) -> None:
         """The phases of the method.
@@ -58,7 +58,7 @@ class Program:
                 rows,
                 sizes.max_prompt_length,
                 sizes.max_completion_length,
-                self._recorder,
+                self._watch,
             )
             return
         if method is Method.SCORE:
@@ -69,14 +69,14 @@ class Program:
         self._train(num_micro_steps)
 
     def _score(self, actor: Actor, *, rows: int, tokens: int, phase: str) -> None:
-        score(actor.model, rows, tokens, self._recorder, phase)
+        score(actor.model, rows, tokens, self._watch, phase)
 
     def _train(self, num_micro_steps: int) -> None:
         training = self._run.training
         assert training is not None
         sizes = self._run.sizes
         trained = self._cast[self._run.trained.name]
-        trainer = Trainer(trained.model, training, self._recorder, loop=self._loop, device_type="cpu")
+        trainer = Trainer(trained.model, training, self._watch, loop=self._loop)
         losses = {Method.SFT: self._sft, Method.DPO: self._dpo, Method.GRPO: self._grpo, Method.RLT: self._grpo}
         loss_of = losses[self._run.method](trained)
         steps_per_update = min(training.gradient_accumulation_steps, 2)  # the third is like the second
@@ -89,14 +89,14 @@ class Program:
 
     def _sft(self, _trained: Actor) -> Callable[..., Any]:
         sizes = self._run.sizes
-        return sft_loss(lambda: Batch(sizes.per_device_batch_size, sizes.sequence_length))
+        return sft_loss(lambda: Batch(sizes.per_device_batch_size, sizes.sequence_length, self._watch))
 
     def _dpo(self, trained: Actor) -> Callable[..., Any]:
         sizes = self._run.sizes
         rows, tokens = 2 * sizes.per_device_batch_size, sizes.sequence_length
 
         def loss_of(forward: Callable[..., Any]) -> Any:
-            batch = Batch(rows, tokens)
+            batch = Batch(rows, tokens, self._watch)
             logprobs = completion_logprobs(forward, trained.model, batch, tokens - 1, self._scoring).sum(-1)
             reference = torch.zeros_like(logprobs)
             if self._cast.get("reference") is not None:
@@ -110,17 +110,17 @@ class Program:
         sizes = self._run.sizes
 
         def loss_of(forward: Callable[..., Any]) -> Any:
-            batch = Batch(sizes.per_device_batch_size, sizes.sequence_length)
+            batch = Batch(sizes.per_device_batch_size, sizes.sequence_length, self._watch)
             logprobs = completion_logprobs(forward, trained.model, batch, sizes.max_completion_length, self._scoring)
             ratio = torch.exp(logprobs - logprobs.detach())
             clipped = torch.clamp(ratio, 0.8, 1.2)
-            advantages = torch.zeros((logprobs.shape[0], 1))
+            advantages = torch.zeros((logprobs.shape[0], 1), device=logprobs.device)
             return None, -torch.min(ratio * advantages, clipped * advantages).mean()
 
         return loss_of
 
     def _roll_out(self, trained: Actor, forward: Callable[..., Any]) -> None:
-        sizes, rollout, recorder = self._run.sizes, self._run.rollout, self._recorder
+        sizes, rollout, watch = self._run.sizes, self._run.rollout, self._watch
         if rollout is not None and rollout.backend is RolloutBackend.HF:
             trained.model.eval()
             generate(
@@ -128,41 +128,41 @@ class Program:
                 sizes.rollout_rows,
                 sizes.max_prompt_length,
                 sizes.max_completion_length,
-                recorder,
+                watch,
                 phases=("rollout", "rollout"),
                 through=forward,
             )
             trained.model.train()
         elif rollout is not None:
-            recorder.mark("rollout")
+            watch.mark("rollout")
         if self._run.method is Method.RLT:
             student = "student" if self._cast.get("student") is not None else "reference"
             for phase, name in (("score", student), ("teacher_score", self._run.trained.name)):
-                recorder.mark(phase)
-                one = Batch(1, sizes.sequence_length)
+                watch.mark(phase)
+                one = Batch(1, sizes.sequence_length, watch)
                 self._no_grad(name, one, None, use_cache=phase == "score")
             return
         if rollout is not None and rollout.backend is not RolloutBackend.HF:
-            recorder.mark("old_logprobs")
-            batch = Batch(sizes.per_device_batch_size, sizes.sequence_length)
+            watch.mark("old_logprobs")
+            batch = Batch(sizes.per_device_batch_size, sizes.sequence_length, self._watch)
             self._no_grad(self._run.trained.name, batch, sizes.max_completion_length)
         self._score_reference(sizes.max_completion_length)
 
     def _score_reference(self, num_tokens: int, *, use_cache: bool = False) -> None:
         if self._cast.get("reference") is None:
             return
-        self._recorder.mark("reference")
+        self._watch.mark("reference")
         sizes = self._run.sizes
-        self._no_grad(
-            "reference", Batch(sizes.per_device_batch_size, sizes.sequence_length), num_tokens, use_cache=use_cache
-        )
+        batch = Batch(sizes.per_device_batch_size, sizes.sequence_length, self._watch)
+        self._no_grad("reference", batch, num_tokens, use_cache=use_cache)
 
     def _no_grad(self, name: str, batch: Batch, num_tokens: int | None, *, use_cache: bool = False) -> Any:
         """Log-probabilities of one role without gradients; of all tokens, as rewards take them, without a number."""
 
         def run(actor: Actor) -> Any:
             fp32_outputs = self._loop.fp32_outputs
-            forward = wrap_forward(actor.model, self._run.training, "cpu", fp32_outputs=fp32_outputs)
+            device_type = self._watch.device.type
+            forward = wrap_forward(actor.model, self._run.training, device_type, fp32_outputs=fp32_outputs)
             caches = use_cache and not actor.model.training
             with torch.no_grad():
                 if num_tokens is None:
@@ -173,7 +173,7 @@ class Program:
 
     def _on_stage(self, name: str, run: Callable[[Actor], Any]) -> Any:
         actor = self._cast[name]
-        actor.enter(self._recorder)
+        actor.enter(self._watch)
         result = run(actor)
         actor.rest()
         return result

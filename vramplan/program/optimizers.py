@@ -18,7 +18,7 @@ def make_optimizer(name: str, parameters: list[Any], on_host: Any) -> torch.opti
     Args:
         name: as transformers spells it.
         parameters: what it updates.
-        on_host: gives a context in which tensors live in host memory.
+        on_host: gives a context in which tensors live in host memory; None on a device, where bitsandbytes pages.
 
     Raises:
         UsageError: no such optimizer here.
@@ -48,8 +48,8 @@ def _bitsandbytes(name: str, parameters: list[Any], on_host: Any) -> Any:
 
     paged = name.startswith("paged")
     bits = 32 if name in ("paged_adamw_32bit", "paged_adamw") else 8
-    optimizer: Any = bnb.optim.AdamW(parameters, optim_bits=bits, is_paged=False)
-    if not paged:
+    optimizer: Any = bnb.optim.AdamW(parameters, optim_bits=bits, is_paged=paged and on_host is None)
+    if not paged or on_host is None:
         return optimizer
 
     def state_buffer(parameter: Any, dtype: torch.dtype = torch.float32) -> Any:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vramplan.program.extend import extend
 from vramplan.program.labels import ModuleStack, describe
+from vramplan.program.layers import MODEL_STRIDE, NO_LAYER, Units, watch_layers
 from vramplan.program.trace import FakeTrace, Label
 
 Kernel = Callable[..., Any]
@@ -28,8 +29,6 @@ _ADD = _aten.add.Tensor
 _TO_COPY = _aten._to_copy.default
 _PARAMETERS = ("weights", "adapters")
 _LIFT_FRESH = _aten.lift_fresh.default
-NO_LAYER = -1
-MODEL_STRIDE = 1000  # layers of the second model of a run are numbered from here
 _NOWHERE = (None, NO_LAYER, -1)
 _NO_SEQUENCE = 1 << 62  # AccumulateGrad nodes carry the highest number there is
 _ITEM = _aten._local_scalar_dense.default
@@ -48,6 +47,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
 
     def __init__(self, *, kernels: Mapping[Any, Kernel], cublas_workspace_bytes: int, with_labels: bool) -> None:
         super().__init__()
+        self.device = torch.device("cpu")  # of fake tensors
+        self.is_real = False
         self.events: list[int] = []
         self.marks: list[tuple[str, int]] = []
         self.labels: list[Label] = []
@@ -120,6 +121,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._in_optimizer = phase == "optimizer"
         self.owner = "optimizer" if self._in_optimizer else ""
         self._in_backward = phase == "backward"
+
+    def fill(self, tensor: Any) -> None:
+        """Fake tensors have no values."""
+
+    def watch_model(self, model: Any, name: str, units: Units) -> None:
+        """Follows the model's layers and modules from here on."""
+        if model not in self.modules:
+            watch_layers(model, self, units)
+            self.modules.name_modules(model, name)
 
     @contextmanager
     def optimizing(self) -> Iterator[None]:

@@ -23,16 +23,11 @@ from vramplan.program.device_kind import DeviceKind
 from vramplan.program.logprobs import scoring_of
 from vramplan.program.older_loss import LogitsCode
 from vramplan.program.oracle import trace
+from vramplan.program.phase_names import empties_before, phase_of
 from vramplan.program.trace import FakeTrace, Live
 from vramplan.program.workload import Loop
 
 _SOURCE = "the run's own code on fake tensors: transformers, peft, bitsandbytes and torch as installed"
-_RLT_EMPTIES = frozenset({"rollout", "score", "teacher_score", "reference", "backward"})
-"""RLT empties the cache around generation, after each scored sample, and after the forward with its graph alive.
-
-SakanaAI/RLT 86a3f5c trainers/grpo.py lines 911 to 999 and 1255, trainers/teacher_rewards.py lines 1140 to 1141.
-"""
-_PHASES = {"forward": "train", "backward": "train"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +120,12 @@ def simulate(
         loop=loop,
         num_layers=num_layers,
         groups_heads=stack.sdpa_groups_heads,
-        warms_up=stack.warms_up_allocator,
+        warms_up=stack.warms_up_allocator and not _moves_to_device(run, loop),
         logits_code=LogitsCode.of(stack),
         with_labels=True,
         scoring=scoring_of(stack, rlt=run.method is Method.RLT, divides=run.method.rolls_out),
     )
-    if run.method is Method.RLT:
-        recorded = replace(recorded, empties_before=_RLT_EMPTIES)
+    recorded = replace(recorded, empties_before=empties_before(run.method))
     tell(f"replaying {len(recorded.events):,} events through the allocator")
     settings = allocator or AllocatorConfig()
     names, highest, _ = _replay(recorded, settings, None)
@@ -164,6 +158,16 @@ def default_loop(run: Run, stack: Stack) -> Loop:
     return Loop(style="trainer" if trainer else "step", clip=trainer, fp32_outputs=trainer)
 
 
+def _moves_to_device(run: Run, loop: Loop) -> bool:
+    """Whether the model is loaded into host memory and moved, so that from_pretrained does not warm the allocator.
+
+    A plain training script moves what is not quantised (`model.cuda()`, as fitcheck-llm 0.3.1 scripts/measure.py does:
+    two of its T4 rows then come out to the last segment); quantised weights are loaded with a device map.
+    """
+    quantized = any(role.load.quantization.is_bitsandbytes for role in run.roles)
+    return run.training is not None and loop.style != "trainer" and not quantized
+
+
 def _vocabulary(config: Mapping[str, Any]) -> int:
     text = config.get("text_config")
     return int((text if isinstance(text, Mapping) else config)["vocab_size"])
@@ -177,8 +181,7 @@ def _replay(
     names: list[str] = []
     highest: dict[str, _Highest] = {}
     for mark, begin, end in recorded.spans():
-        base = mark.split(".")[0]
-        name = _PHASES.get(base, base)
+        name = phase_of(mark)
         if name not in names:
             names.append(name)
         moment = highest.setdefault(name, _Highest())

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from vramplan.core.run import Training
 from vramplan.program.load import torch_dtype
 from vramplan.program.optimizers import make_optimizer
+from vramplan.program.watch import Watch
 
 _MAX_GRAD_NORM = 1.0  # TrainingArguments.max_grad_norm
-
-
-class Watch(Protocol):
-    """What looks on while a phase runs: the recorder of fake tensors, or a device's counters."""
-
-    def mark(self, phase: str) -> None:
-        """A phase begins."""
-
-    def on_host(self) -> AbstractContextManager[None]:
-        """Tensors made inside live in host memory."""
-
-    def optimizing(self) -> AbstractContextManager[None]:
-        """What is made inside are states of an optimizer."""
-
-    def enter_layer(self, layer: int) -> None:
-        """What follows works for a decoder layer."""
-
-    def leave_layers(self) -> None:
-        """What follows works for no layer."""
-
-    def own(self, tensors: Iterable[Any], owner: str) -> None:
-        """Says what tensors are."""
-
-    def own_activations(self, owner: str) -> None:
-        """Says what all tensors of decoder layers are that have no name yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +41,11 @@ class Loop:
 class Batch:
     """Token ids, an attention mask and labels of one micro-batch."""
 
-    def __init__(self, rows: int, tokens: int) -> None:
-        self.input_ids = torch.zeros((rows, tokens), dtype=torch.int64)
-        self.attention_mask = torch.ones((rows, tokens), dtype=torch.int64)
-        self.labels = torch.zeros((rows, tokens), dtype=torch.int64)
+    def __init__(self, rows: int, tokens: int, watch: Watch) -> None:
+        self.input_ids = torch.zeros((rows, tokens), dtype=torch.int64, device=watch.device)
+        watch.fill(self.input_ids)
+        self.attention_mask = torch.ones((rows, tokens), dtype=torch.int64, device=watch.device)
+        self.labels = torch.zeros((rows, tokens), dtype=torch.int64, device=watch.device)
 
 
 def autocast(training: Training | None, device_type: str) -> AbstractContextManager[Any]:
@@ -104,18 +81,17 @@ class Trainer:
         training: what a step does.
         watch: is told of each phase: `forward`, `backward`, `optimizer`.
         loop: how the loop is written.
-        device_type: `cpu` or `cuda`.
     """
 
-    def __init__(self, model: Any, training: Training, watch: Watch, *, loop: Loop, device_type: str) -> None:
+    def __init__(self, model: Any, training: Training, watch: Watch, *, loop: Loop) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with watch.optimizing():
-            self._optimizer = make_optimizer(training.optim, self._parameters, watch.on_host)
+            self._optimizer = make_optimizer(training.optim, self._parameters, None if watch.is_real else watch.on_host)
         self._training = training
         self._watch = watch
         self._loop = loop
         self._alive: Any = None
-        self.forward = wrap_forward(model, training, device_type, fp32_outputs=loop.fp32_outputs)
+        self.forward = wrap_forward(model, training, watch.device.type, fp32_outputs=loop.fp32_outputs)
 
     def micro_step(self, loss_of: Callable[[Callable[..., Any]], Any], *, updates: bool) -> None:
         """A forward and a backward, and an update if it is time for one.
@@ -163,7 +139,7 @@ def sft_loss(batch: Callable[[], Batch]) -> Callable[[Callable[..., Any]], Any]:
 def score(model: Any, rows: int, tokens: int, watch: Watch, phase: str = "score") -> None:
     """One forward that returns the logits of every token; a plain call fills a cache as well."""
     watch.mark(phase)
-    batch = Batch(rows, tokens)
+    batch = Batch(rows, tokens, watch)
     with torch.no_grad():
         outputs = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
     watch.own(_cached(getattr(outputs, "past_key_values", None)), "kv_cache")
@@ -196,7 +172,7 @@ def generate(
     forward = through or model
     with torch.no_grad():
         watch.mark(phases[0])
-        batch = Batch(rows, prompt_tokens)
+        batch = Batch(rows, prompt_tokens, watch)
         cache = DynamicCache(config=model.config)
         step = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
         outputs = forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **step)
@@ -205,8 +181,9 @@ def generate(
         watch.own(_cached(cache), "kv_cache")
         watch.mark(phases[1])
         _lengthen(cache, completion_tokens - 2, watch)
-        last = Batch(rows, 1)
-        mask = torch.ones((rows, prompt_tokens + completion_tokens - 1), dtype=torch.int64)
+        last = Batch(rows, 1, watch)
+        num_tokens = prompt_tokens + completion_tokens - 1
+        mask = torch.ones((rows, num_tokens), dtype=torch.int64, device=watch.device)
         outputs = forward(input_ids=last.input_ids, attention_mask=mask, **step)
         _sample(outputs)
         watch.own(_cached(cache), "kv_cache")

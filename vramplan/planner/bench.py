@@ -1,0 +1,137 @@
+"""The device that runs are measured on: found, named, and known to work before the first run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+
+from vramplan.catalog.dirs import ProfileDirs
+from vramplan.catalog.gpus import load_gpu
+from vramplan.errors import NoHardwareError, UsageError
+from vramplan.monitor.faults import NoDriverError
+from vramplan.monitor.health import DriverFacts, look_at_driver
+from vramplan.monitor.nvml import open_nvml
+from vramplan.planner.device_eye import Card, NvmlSight, Sight, find_device
+from vramplan.planner.doctor_rules import bitsandbytes_check, torch_check
+from vramplan.planner.probing import Probed, probe
+
+TEST_DEVICE = "VRAMPLAN_TEST_DEVICE"
+"""`cpu`, or `cpu:BYTES`: measure on an allocator model of that size instead of a card. For tests; no truth in it."""
+_USE_SIMULATE = "`vramplan simulate` runs the same code without a GPU"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Where runs are measured.
+
+    Args:
+        device: `cuda`, or `cpu` for tests.
+        card: the card, None where NVML does not answer or there is none.
+        sight: reads its used memory, or None.
+        profile: the name of its profile, or None.
+        capacity_bytes: on a CPU, what the allocator model may reserve, or None.
+        note: what to know of it, or None.
+        bitsandbytes: why bitsandbytes cannot be used here, in its own words, or None.
+        fix: what to do about that, or None.
+    """
+
+    device: str
+    card: Card | None = None
+    sight: Sight | None = None
+    profile: str | None = None
+    capacity_bytes: int | None = None
+    note: str | None = None
+    bitsandbytes: str | None = None
+    fix: str | None = None
+
+    @property
+    def gpu_name(self) -> str:
+        """As records and their folder have it."""
+        return self.device if self.card is None else self.card.name
+
+
+def open_bench(
+    number: int,
+    dirs: ProfileDirs,
+    *,
+    environment: Mapping[str, str] | None = None,
+    look: Callable[[], DriverFacts] = look_at_driver,
+    ask: Callable[[tuple[str, ...]], Mapping[str, Probed]] = probe,
+) -> Bench:
+    """The device of that number, once torch has run a kernel on it.
+
+    Args:
+        number: as CUDA counts here.
+        dirs: where GPU profiles lie.
+        environment: of this process; None takes the real one.
+        look: asks the driver.
+        ask: asks torch and bitsandbytes, each in a process of its own.
+
+    Raises:
+        NoHardwareError: there is no GPU, no driver, or a torch that reaches none: the sentence says which.
+        UsageError: there is no GPU of that number.
+    """
+    variables = os.environ if environment is None else environment
+    test = variables.get(TEST_DEVICE)
+    if test is not None:
+        return _test_bench(test)
+    driver, version = look(), _installed("torch")
+    probed: Mapping[str, Probed]
+    if version is not None and version.endswith("+cpu"):  # its name says it: no need to import it to find out
+        probed = {"torch": Probed(facts={"version": version, "cuda": None, "hip": None})}
+    else:
+        probed = ask(tuple(name for name in ("torch", "bitsandbytes") if _installed(name) is not None))
+    torch = torch_check(version, probed.get("torch"), driver)
+    if torch.state == "fail":
+        # Without a driver, that is what is wrong, unless this torch could not use one anyway.
+        cause = f"torch {torch.detail}"
+        if driver.error is not None and "CPU build" not in torch.detail and "not installed" not in torch.detail:
+            cause = driver.error
+        also = f"; {driver.error}" if driver.error is not None and driver.error != cause else ""
+        fix = driver.hint if cause == driver.error else torch.fix
+        raise NoHardwareError(f"nothing can be measured: {cause}{also}", hint=f"{_USE_SIMULATE}; or {fix}")
+    library = bitsandbytes_check(_installed("bitsandbytes"), probed.get("bitsandbytes"))
+    refused = None if library.state == "ok" else library.detail
+    try:
+        door = open_nvml()
+    except NoDriverError as error:
+        note = f"what the whole card uses is not known: {error.message}"
+        return Bench(device="cuda", note=note, bitsandbytes=refused, fix=library.fix)
+    device = find_device(door, number, variables)
+    sight = NvmlSight(door, device)
+    card = sight.card()
+    return Bench(
+        device="cuda",
+        card=card,
+        sight=sight,
+        profile=_profile(card.name, dirs),
+        bitsandbytes=refused,
+        fix=library.fix,
+    )
+
+
+def _test_bench(text: str) -> Bench:
+    name, _, size = text.partition(":")
+    if name != "cpu" or not (size.isdigit() or not size):
+        raise UsageError(f"{TEST_DEVICE} must be cpu or cpu:BYTES, not {text!r}")
+    return Bench(
+        device="cpu",
+        capacity_bytes=int(size) if size else None,
+        note="measured on a CPU through a model of the allocator: for tests, not for records",
+    )
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _profile(name: str, dirs: ProfileDirs) -> str | None:
+    try:
+        return load_gpu(name, dirs).name
+    except UsageError:
+        return None

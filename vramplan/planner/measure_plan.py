@@ -1,0 +1,121 @@
+"""A run made ready to be measured: everything that can be refused before a process is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from vramplan.catalog.dirs import ProfileDirs
+from vramplan.core.device import Gpu
+from vramplan.core.run import RolloutBackend, Run
+from vramplan.errors import CannotTellError, NoHardwareError, UsageError
+from vramplan.planner.answer import prepare
+from vramplan.planner.bench import Bench
+from vramplan.planner.checkpoints import Weights, choose_weights
+from vramplan.planner.measured_record import allocator_conf
+from vramplan.planner.report_of import Prepared
+from vramplan.planner.simulated import NEEDED
+from vramplan.records.record import run_key
+from vramplan.runfiles.flat import FlatRun
+from vramplan.units import KiB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a run is measured.
+
+    Args:
+        weights: `checkpoint`, `random`, `random-checkpoint`, or None for a checkpoint that is here, else random.
+        steps: optimizer updates.
+        timeout_seconds: the process is ended after that long.
+        conf: PYTORCH_ALLOC_CONF, None for that of this process.
+        cublas_workspace_config: CUBLAS_WORKSPACE_CONFIG, None for that of this process.
+        simulates: whether the run is simulated as well, while it is measured.
+        snapshots: folder for a memory snapshot where the allocator throws; None writes none.
+    """
+
+    weights: str | None = None
+    steps: int = 2
+    timeout_seconds: float = 600.0
+    conf: str | None = None
+    cublas_workspace_config: str | None = None
+    simulates: bool = True
+    snapshots: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A run that is ready to be measured.
+
+    Args:
+        flat: its settings, the card among them.
+        prepared: its setting, notes and assumptions.
+        weights: where its weights come from.
+        conf: PYTORCH_ALLOC_CONF.
+        key: what a matrix knows it by.
+        note: what to know of it, or None.
+    """
+
+    flat: FlatRun
+    prepared: Prepared
+    weights: Weights
+    conf: str
+    key: str
+    note: str | None = None
+
+
+def plan_run(flat: FlatRun, manner: Manner, bench: Bench, profile_dirs: ProfileDirs) -> Planned:
+    """Everything that can be refused before a process is started.
+
+    Raises:
+        VramplanError: a setting, a model or a card is not known, the run cannot exist, or not be measured here.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise NoHardwareError(
+            f"measure runs the real code and needs {', '.join(missing)}",
+            hint="python3 -m pip install 'vramplan[torch]', or use `vramplan estimate`",
+        )
+    named, flat = flat.stack, replace(flat, stack=None)
+    if flat.gpu is None and bench.profile is not None:
+        flat = replace(flat, gpu=bench.profile)
+    prepared = prepare(flat, profile_dirs)
+    setting = prepared[0]
+    _refuse(setting.run, bench)
+    models = {role.name: role.model for role in setting.run.roles if role.shares is None}
+    weights = choose_weights(manner.weights, models)
+    conf = allocator_conf(manner.conf)
+    with_workspace(setting.gpu, manner.cublas_workspace_config)  # refuses what it cannot read
+    steps = manner.steps if setting.run.training is not None else None
+    key = run_key(flat.to_dict(), weights=weights.kind, conf=conf, steps=steps, device=bench.device)
+    note = "run with the installed libraries, not with " + ", ".join(f"{k} {v}" for k, v in (named or {}).items())
+    return Planned(flat=flat, prepared=prepared, weights=weights, conf=conf, key=key, note=note if named else None)
+
+
+def _refuse(run: Run, bench: Bench) -> None:
+    if run.sharding.num_gpus > 1:
+        raise CannotTellError(
+            f"measure runs one GPU, not {run.sharding.num_gpus}", hint="vramplan estimate divides states over GPUs"
+        )
+    if run.rollout is not None and run.rollout.backend is RolloutBackend.VLLM_COLOCATE:
+        raise CannotTellError(
+            "measure starts no vLLM engine beside the run", hint="measure the rest with --rollout vllm-server, or hf"
+        )
+    quantised = any(role.load.quantization.is_bitsandbytes for role in run.roles)
+    eight_bit = run.training is not None and ("8bit" in run.training.optim or "paged" in run.training.optim)
+    if bench.bitsandbytes is not None and (quantised or eight_bit):
+        raise NoHardwareError(f"bitsandbytes {bench.bitsandbytes}", hint=bench.fix)
+
+
+def with_workspace(gpu: Gpu, config: str | None) -> Gpu:
+    """The card with the cuBLAS workspace of `:SIZE:COUNT` pairs in KiB (CublasHandlePool.cpp)."""
+    if config is None:
+        return gpu
+    parts = [part for part in config.split(":") if part]
+    if not parts or len(parts) % 2 or not all(part.isdigit() for part in parts):
+        raise UsageError(
+            f"--cublas-workspace-config must be pairs of size and count, not {config!r}", hint="write :4096:2:16:8"
+        )
+    num_bytes = sum(int(size) * KiB * int(count) for size, count in zip(parts[::2], parts[1::2], strict=True))
+    return replace(gpu, cublas_workspace_bytes=num_bytes) if num_bytes else gpu
