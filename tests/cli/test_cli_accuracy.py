@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from vramplan.errors import UnknownModelError
+from vramplan.records.record import Record, RecordAllocator, RecordGpu, RecordPhase
+from vramplan.records.store import append_record
 
 GB = 10**9
 
@@ -99,6 +101,67 @@ def test_tolerances_of_ones_own(vramplan: Callable[..., Any], planner: Any, tmp_
 def test_markdown_is_a_table(vramplan: Callable[..., Any], planner: Any, tmp_path: Path) -> None:
     said = vramplan("accuracy", _write(tmp_path / "rows.jsonl", 10 * GB), "--markdown")
     assert {line.count("|") for line in said.out.splitlines()} == {12}
+
+
+def _record(*sizes: int, **change: Any) -> Record:
+    values: dict[str, Any] = {
+        "run": {"model": "x", "method": "sft"},
+        "how": "measure",
+        "device": "cuda",
+        "weights": "random",
+        "steps": 2,
+        "versions": {"torch": "2.9.0+cu128", "trl": "0.14.0"},
+        "gpu": RecordGpu(name="NVIDIA H100 80GB HBM3", profile="h100-80gb", baseline_used_bytes=GB),
+        "allocator": RecordAllocator(conf="", backend="native"),
+        "phases": (
+            RecordPhase(name="load", allocated_bytes=1, reserved_bytes=1, device_used_bytes=2 * GB),
+            RecordPhase(
+                name="train", allocated_bytes=sizes[0], reserved_bytes=sizes[1], device_used_bytes=sizes[2] + GB
+            ),
+            RecordPhase(name="evaluate", allocated_bytes=90 * GB, reserved_bytes=None, device_used_bytes=None),
+        ),
+        "outcome": "done",
+        "when": "2026-11-21T10:00:00Z",
+    }
+    return Record(**(values | change))
+
+
+def test_records_are_rows(vramplan: Callable[..., Any], planner: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "measurements" / "h100"
+    for file in ("a.jsonl", "b.jsonl"):  # one record copied to two files is one
+        append_record(folder / file, _record(10 * GB, 10 * GB, 11 * GB))
+    append_record(folder / "a.jsonl", _record(1, 1, 1, device="cpu"))
+    append_record(folder / "a.jsonl", _record(1, 1, 1, outcome="timed_out"))
+    for path in (folder, folder / "a.jsonl"):
+        planner.asked.clear()
+        said = vramplan("accuracy", str(path), "--json")
+        rows = json.loads(said.out)["rows"]
+        assert [(row["kind"], row["measured_bytes"], row["error_ratio"]) for row in rows] == [
+            ("allocated", 10 * GB, 0.0),
+            ("reserved", 10 * GB, 0.0),
+            ("device_used_above_baseline", 11 * GB, 0.0),
+        ]
+        assert {row["source"] for row in rows} == {"vramplan measure, NVIDIA H100 80GB HBM3"}
+        (asked,) = planner.asked  # on its card, with its versions; trl's trainer did not run
+        assert (asked.gpu, asked.stack) == ("h100-80gb", {"torch": "2.9.0+cu128"})
+        assert said.code == 0
+        assert said.err.count("note: left out: ") == 2
+
+
+def test_an_allocator_of_its_own_leaves_allocated_alone(
+    vramplan: Callable[..., Any], planner: Any, tmp_path: Path
+) -> None:
+    conf = RecordAllocator(conf="expandable_segments:True", backend="native")
+    append_record(tmp_path / "r.jsonl", _record(10 * GB, 10 * GB, 11 * GB, allocator=conf))
+    rows = json.loads(vramplan("accuracy", str(tmp_path / "r.jsonl"), "--json").out)["rows"]
+    assert [row["kind"] for row in rows] == ["allocated"]
+
+
+def test_records_of_no_gpu_are_2(vramplan: Callable[..., Any], planner: Any, tmp_path: Path) -> None:
+    append_record(tmp_path / "r.jsonl", _record(1, 1, 1, device="cpu"))
+    said = vramplan("accuracy", str(tmp_path / "r.jsonl"))
+    assert said.code == 2
+    assert "has no measured rows" in said.err
 
 
 @pytest.mark.parametrize(

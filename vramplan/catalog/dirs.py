@@ -102,7 +102,7 @@ def profile_dirs(extra: Sequence[Path] = (), environ: Mapping[str, str] | None =
         UsageError: a folder that was named, on the command line or in the variable, is not there.
     """
     named = (os.environ if environ is None else environ).get(ENVIRONMENT_VARIABLE, "")
-    user = [folder for folder in [_user_config_folder()] if folder.is_dir()]
+    user = [folder for folder in [user_config_folder()] if folder.is_dir()]
     for text in filter(None, named.split(os.pathsep)):
         user.append(_existing(Path(text).expanduser(), ENVIRONMENT_VARIABLE))
     user.extend(_existing(folder.expanduser(), "--profile-dir") for folder in extra)
@@ -140,7 +140,8 @@ def _existing(folder: Path, named_by: str) -> Path:
     return folder
 
 
-def _user_config_folder() -> Path:
+def user_config_folder() -> Path:
+    """The user's own profiles, whether or not the folder is there yet."""
     # It follows XDG_CONFIG_HOME and the roaming folder of Windows.
     import platformdirs
 

@@ -91,6 +91,7 @@ def read_gpu(path: Path) -> Gpu:
     label, aliases = top.string("label"), top.strings("aliases")
     memory, chip = top.table("memory"), top.table("chip")
     torch, context = top.optional_table("torch"), top.optional_table("context")
+    workspace, band = top.optional_table("workspace"), top.optional_table("band")
     top.done()
     capability = _capability(chip)
     num_multiprocessors = chip.positive_integer("multiprocessors")
@@ -110,13 +111,16 @@ def read_gpu(path: Path) -> Gpu:
             context_bytes=context_bytes,
             context_basis=context_basis,
             context_source=context_source,
-            cublas_workspace_bytes=default_cublas_workspace_bytes(capability),
+            cublas_workspace_bytes=_workspace(workspace, capability),
+            training_band=None if band is None else band.optional_pair("training"),
+            inference_band=None if band is None else band.optional_pair("inference"),
+            band_source=None if band is None else band.string("source"),
         )
     except UsageError:
         raise
     except ValueError as error:
         raise top.error(str(error)) from error
-    for table in (memory, chip, torch):
+    for table in (memory, chip, torch, workspace, band):
         if table is not None:
             table.done()
     return gpu
@@ -127,6 +131,14 @@ def _capability(chip: Table) -> tuple[int, int]:
     if match is None:
         raise chip.error('chip.compute_capability is not written as in "9.0"', key="compute_capability")
     return int(match[1]), int(match[2])
+
+
+def _workspace(workspace: Table | None, capability: tuple[int, int]) -> int:
+    """PyTorch's default, unless runs on the card showed another (`vramplan calibrate`)."""
+    if workspace is None:
+        return default_cublas_workspace_bytes(capability)
+    workspace.string("source")
+    return workspace.size_bytes("cublas")
 
 
 def _context(

@@ -127,6 +127,18 @@ class Table:
             raise self.error(f"{self._where(key)} is not a truth value, a number or a text", key=key)
         return value
 
+    def optional_pair(self, key: str) -> tuple[float, float] | None:
+        """Two numbers of at least 0, or None where the key is absent."""
+        self._asked.add(key)
+        value = self.values.get(key)
+        if value is None:
+            return None
+        items = value if isinstance(value, list) else []
+        numbers = [float(one) for one in items if isinstance(one, (int, float)) and not isinstance(one, bool)]
+        if len(items) != 2 or len(numbers) != 2 or not min(numbers) >= 0:
+            raise self.error(f"{self._where(key)} is not a list of two numbers of at least 0", key=key)
+        return numbers[0], numbers[1]
+
     def done(self) -> None:
         """Refuse keys nobody asked for.
 

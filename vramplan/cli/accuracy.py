@@ -15,9 +15,10 @@ from vramplan.cli.options import AsJson, ProfileDirFlag
 from vramplan.core.report import MemoryReport
 from vramplan.errors import UsageError, VramplanError
 from vramplan.records.accuracy import Accuracy, Unanswered, accuracy_of
+from vramplan.records.measured_rows import read_measured
 from vramplan.records.scoring import Score, score
 from vramplan.records.tolerances import Tolerances, tolerances_from
-from vramplan.records.truth import TruthRow, read_truth
+from vramplan.records.truth import TruthRow
 from vramplan.runfiles.flat import parse_flat
 
 # In a checkout; an installed vramplan has the same numbers as its defaults.
@@ -26,7 +27,13 @@ _HOWS = ("estimate", "simulate")
 
 
 def accuracy_command(
-    runs: Annotated[str, typer.Argument(metavar="RUNS.jsonl", help="Rows of id, run, measured and source.")],
+    runs: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUNS.jsonl",
+            help="JSON lines of id, run, measured and source, or records: a file or a folder of them.",
+        ),
+    ],
     *,
     how: Annotated[str, typer.Option("--how", metavar="|".join(_HOWS), help="What predicts.")] = "estimate",
     tolerances: Annotated[
@@ -43,7 +50,12 @@ def accuracy_command(
     if as_json and as_markdown:
         raise UsageError("--json and --markdown cannot go together", hint="give one of them")
     limits = _limits(tolerances)
-    scored = _scores(read_truth(Path(runs)), find_profiles(profile_dir), simulated=how == "simulate")
+    measured = read_measured(Path(runs))
+    for sentence in measured.skipped:
+        _terminal.say(f"note: left out: {sentence}")
+    if not measured.rows:
+        raise UsageError(f"{runs} has no measured rows", hint="records of runs that ended on a GPU are scored")
+    scored = _scores(measured.rows, find_profiles(profile_dir), simulated=how == "simulate")
     found = accuracy_of(how, *scored, limits)
     _terminal.write_answer(_render(found, as_json=as_json, as_markdown=as_markdown, rows=rows))
     for sentence in found.beyond if as_json or as_markdown else ():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vramplan.archs import read_model
-from vramplan.catalog.dirs import ProfileDirs
-from vramplan.catalog.gpus import load_gpu, nearest_gpu
+from vramplan.catalog.dirs import ProfileDirs, ProfileFile
+from vramplan.catalog.gpus import find_gpu, load_gpu, nearest_gpu
 from vramplan.catalog.stacks import load_stack
 from vramplan.core.device import Gpu
 from vramplan.core.model import ModelShape
@@ -86,9 +86,16 @@ def load_model(reference: str, profile_dirs: ProfileDirs, architecture: str | No
 def _gpu(flat: FlatRun, profile_dirs: ProfileDirs) -> tuple[Gpu, list[str]]:
     """The card that was named, else the one whose memory is nearest to the budget."""
     if flat.gpu is not None:
-        return load_gpu(flat.gpu, profile_dirs), []
+        return load_gpu(flat.gpu, profile_dirs), _shadowing(find_gpu(flat.gpu, profile_dirs))
     if flat.gpu_mem is None:
         gpu = load_gpu(DEFAULT_GPU, profile_dirs)
-        return gpu, [f"context and kernels as on {gpu.label}; name another card with --gpu"]
+        note = f"context and kernels as on {gpu.label}; name another card with --gpu"
+        return gpu, [note, *_shadowing(profile_dirs.find("gpus", gpu.name))]
     gpu = nearest_gpu(flat.gpu_mem, profile_dirs)
-    return gpu, [f"context and kernels as on {gpu.label}, the nearest card to the budget"]
+    note = f"context and kernels as on {gpu.label}, the nearest card to the budget"
+    return gpu, [note, *_shadowing(profile_dirs.find("gpus", gpu.name))]
+
+
+def _shadowing(file: ProfileFile) -> list[str]:
+    """A user's own profile of a card, as `vramplan calibrate` writes, is named where it is used."""
+    return [] if file.note is None else [file.note]

@@ -1,0 +1,1 @@
+"""vramplan inside other programs: each module imports the library that it is for, and nothing imports them."""
