@@ -15,7 +15,7 @@ from vramplan.runfiles.flat_keys import KINDS
 
 # Scripts depend on these (DESIGN.md, "The command line"). Flags may be added here, never renamed or dropped.
 _FROZEN = """
---run --teacher --student --reference --as
+--run --model --teacher --student --reference --as
 --dtype --8bit --4bit --quantization --teacher-quantization --student-quantization --reference-quantization
 --double-quant --no-double-quant --kbit-fp32-upcast --no-kbit-fp32-upcast
 --method --tuning --lora-r --lora-target-modules --adapter-dtype --mixed-precision --gradient-accumulation-steps
@@ -44,7 +44,7 @@ def test_the_flags_of_estimate_are_frozen() -> None:
 
 
 def test_every_key_of_a_run_has_a_flag() -> None:
-    assert {flag.key for flag in FLAGS} == set(KINDS) - {"model"}
+    assert {flag.key for flag in FLAGS} == set(KINDS)
 
 
 def test_every_flag_is_in_the_help_and_none_is_cut_short(vramplan: Callable[..., Any]) -> None:
@@ -52,6 +52,15 @@ def test_every_flag_is_in_the_help_and_none_is_cut_short(vramplan: Callable[...,
     assert said.code == 0
     assert all(flag in said.out for flag in ESTIMATE_FLAGS)
     assert max(map(len, said.out.splitlines())) <= 80
+
+
+def test_a_model_is_named_with_and_without_its_flag(vramplan: Callable[..., Any]) -> None:
+    by_flag = vramplan("estimate", "--model", "gpt2", "--8bit", "--gpu", "t4", "--json")
+    assert by_flag.code == 0
+    assert by_flag.out == vramplan("estimate", "gpt2", "--load_in_8bit", "--gpu", "t4", "--json").out
+    twice = vramplan("estimate", "gpt2", "--model", "gpt2")
+    assert twice.code == 2
+    assert "MODEL and --model are the same setting" in twice.err
 
 
 def test_help_lists_every_command_with_its_first_line(vramplan: Callable[..., Any]) -> None:

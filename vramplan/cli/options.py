@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vramplan.errors import UsageError
 from vramplan.runfiles.flat import FlatRun, parse_flat_flags
 from vramplan.runfiles.flat_keys import KINDS
 from vramplan.runfiles.flat_kinds import Switch
@@ -77,6 +78,7 @@ FLAGS = (
         "PROFILE|FILE",
         "A shipped run (rlt-85gb-conservative), a TOML file, or a file of RLT's, TRL's or accelerate's.",
     ),
+    Flag("model", ROLES, "ID", "The same as MODEL."),
     Flag("teacher", ROLES, "ID", "The model that is trained: a profile, a Hub id, a folder or a config.json."),
     Flag("student", ROLES, "ID", "The model that scores."),
     Flag("reference", ROLES, "ID|none", "The model that the trained one is held against."),
@@ -146,7 +148,7 @@ def run_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _parameters() -> Iterator[inspect.Parameter]:
     model = typer.Argument(metavar="MODEL", help="One model, where there is only one.", show_default=False)
-    yield _parameter("model", Annotated[str | None, model], None)
+    yield _parameter(_POSITIONAL, Annotated[str | None, model], None)
     for flag in FLAGS:
         if flag.is_switch:
             option = typer.Option(f"{flag.name}/--no-{flag.name[2:]}", help=flag.help, rich_help_panel=flag.panel)
@@ -160,6 +162,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
                 yield _parameter(name, Annotated[bool, short], False)
 
 
+_POSITIONAL = "model_argument"
 _BITS = {"8bit": "int8", "4bit": "nf4"}
 
 
@@ -168,7 +171,11 @@ def _parameter(name: str, annotation: object, default: object) -> inspect.Parame
 
 
 def _flat_run(values: dict[str, str | bool | None]) -> FlatRun:
-    model = values.pop("model")
+    positional = values.pop(_POSITIONAL)
+    if positional is not None and values["model"] is not None:
+        raise UsageError("MODEL and --model are the same setting", hint="give one of them")
+    if positional is not None:
+        values["model"] = positional
     renamed = {"architecture": "as", "load_in_8bit": "8bit", "load_in_4bit": "4bit"}
     # A switch that was not given says nothing; `--no-…` says false.
     given = {
@@ -176,5 +183,4 @@ def _flat_run(values: dict[str, str | bool | None]) -> FlatRun:
         for name, value in values.items()
         if value is not None and not (name in ("load_in_8bit", "load_in_4bit") and value is False)
     }
-    flat = parse_flat_flags(given)
-    return flat if model is None else flat.merged(FlatRun(model=str(model)))
+    return parse_flat_flags(given)

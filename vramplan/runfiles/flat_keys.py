@@ -107,6 +107,7 @@ ALIASES = {
     "bnb_4bit_use_double_quant": "double_quant",
     "lora_rank": "lora_r",
     "max_length": "max_seq_length",
+    "model_name_or_path": "model",
     "num_generations": "generations",
     "per_device_train_batch_size": "per_device_batch_size",
     "torch_dtype": "dtype",
