@@ -12,6 +12,7 @@ _RENAMED = {
     "--load-in-8bit": "--8bit",
     "--lora-rank": "--lora-r",
     "--max-length": "--max-seq-length",
+    "--model-name-or-path": "--model",
     "--num-generations": "--generations",
     "--per-device-train-batch-size": "--per-device-batch-size",
     "--torch-dtype": "--dtype",
