@@ -1,7 +1,8 @@
 """A log on disk that never loses a row.
 
 One `write` per tick of whole lines, on a descriptor opened to append; one writer a file, held by a lock; a resumed file
-keeps its header and loses only the torn line that a crash left at its end. A full disk does not stop the run: rows wait
+keeps its header and loses only the torn line that a crash left at its end (Linux copies a write page by page, so a kill
+can cut one at a page's end: mm/filemap.c generic_perform_write). A full disk does not stop the run: rows wait
 in memory, a line cut short on disk is taken back, and what had to be given up is counted.
 """
 

@@ -1,4 +1,9 @@
-"""SIGKILL at any moment leaves a file in which every line is whole and no row is missing that was reported written."""
+"""SIGKILL at any moment leaves a file in which every line is whole and no row is missing that was reported written.
+
+But for one moment that no program can choose: Linux copies a write page by page and looks for a fatal signal in between
+(mm/filemap.c, generic_perform_write), so a tick that lies across a page's end can be cut there, and only there. A resumed
+log takes such a line away, and `vramplan report` reads past it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from pathlib import Path
 RUNS = 200
 AT_ONCE = 5
 NUM_GPUS = 4
+PAGE_BYTES = 4096
 
 
 def start(driver, make, path: Path) -> subprocess.Popen[str]:
@@ -26,7 +32,11 @@ def check(path: Path, reported: str) -> int:
     content = path.read_text() if path.exists() else ""
     whole_reports = reported[: reported.rfind("\n") + 1]
     assert content.startswith(whole_reports), "a row that was reported written is not in the file"
-    assert not content or content.endswith("\n"), "the file ends in a torn line"
+    if content and not content.endswith("\n"):
+        assert len(content) % PAGE_BYTES == 0, "the file ends in a torn line"
+        content = content[: content.rfind("\n") + 1]
+        rest = len(list(reader(content.splitlines()))[1:]) % NUM_GPUS  # rows of the tick that was cut
+        content = "".join(content.splitlines(keepends=True)[: -rest or None])
     rows = list(reader(content.splitlines()))
     assert all(len(row) == len(rows[0]) for row in rows), "a line is not whole"
     ticks = [int(row[2]) for row in rows[1:]]
