@@ -1,8 +1,8 @@
 """SIGKILL at any moment leaves a file in which every line is whole and no row is missing that was reported written.
 
 But for one moment that no program can choose: Linux copies a write page by page and looks for a fatal signal in between
-(mm/filemap.c, generic_perform_write), so a tick that lies across a page's end can be cut there, and only there. A resumed
-log takes such a line away, and `vramplan report` reads past it.
+(mm/filemap.c, generic_perform_write), so a tick that lies across a page's end can be cut there, and only there. A
+resumed log takes such a line away, and `vramplan report` reads past it.
 """
 
 from __future__ import annotations
