@@ -96,7 +96,7 @@ class Agreement:
 
 
 ATTENTION_ONLY = ("q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "kv_b_proj")
-MIXTURES = frozenset({"mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"})
+MIXTURES = frozenset({"mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss"})
 
 
 def targets_of(model: str) -> tuple[str, ...]:

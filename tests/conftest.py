@@ -23,3 +23,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is not beside this checkout")
     return SHARED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tables that tests gathered by record_property, whether they passed or not, from every worker."""
+    tables: dict[str, list[str]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for title, line in getattr(report, "user_properties", ()):
+                tables.setdefault(title, []).append(str(line))
+    for title, lines in sorted(tables.items()):
+        terminalreporter.section(title)
+        for line in sorted(lines):
+            terminalreporter.write_line(line)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vramplan.output import parquet
 from vramplan.planner import simulated
 
 TINY = {
@@ -93,6 +94,31 @@ def test_the_timeline_and_the_snapshot_tell_the_reports_peaks(
     assert replay["peak_reserved_bytes"] == peak["reserved_bytes"]
 
 
+def test_a_parquet_timeline_is_the_csv_one(vramplan: Callable[..., Any], model: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pandas
+
+    names = tmp_path / "events.csv", tmp_path / "events.PARQUET"
+    for name in names:
+        said = vramplan("simulate", model, *TRAIN, "--json", "--timeline", str(name))
+        assert f"written: {name}" in said.err
+    table, text = pandas.read_parquet(names[1]), pandas.read_csv(names[0], keep_default_na=False)
+    pandas.testing.assert_frame_equal(table, text)
+    assert str(table["allocated_bytes"].dtype) == "int64"
+
+
+def test_without_pyarrow_a_parquet_timeline_is_refused_before_the_work(
+    vramplan: Callable[..., Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "find_spec", lambda name: None)
+    said = vramplan("simulate", model, *TRAIN, "--timeline", str(tmp_path / "events.parquet"))
+    assert said.code == 2
+    assert said.out == ""
+    assert "pyarrow" in said.err
+    assert "replaying" not in said.err
+    assert vramplan("simulate", model, "--method", "score", "--timeline", str(tmp_path / "events.csv")).code == 0
+
+
 def test_lines_are_answered_in_order_and_a_bad_one_costs_no_other(
     vramplan: Callable[..., Any], model: str, tmp_path: Path
 ) -> None:
@@ -168,13 +194,17 @@ def test_a_run_of_several_models_costs_what_the_formulas_say(
     assert estimate["peak"]["allocated_bytes"] == pytest.approx(simulation["peak"]["allocated_bytes"], rel=0.025)
 
 
-@pytest.mark.parametrize("flag", ["--timeline", "--snapshot"])
+@pytest.mark.parametrize(("flag", "name"), [("--timeline", "a"), ("--snapshot", "a"), ("--timeline", "a.parquet")])
 def test_a_full_disk_is_one_sentence_and_the_answer_is_there(
-    vramplan: Callable[..., Any], model: str, flag: str
+    vramplan: Callable[..., Any], model: str, tmp_path: Path, flag: str, name: str
 ) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    said = vramplan("simulate", model, *TRAIN, "--json", flag, "/dev/full")
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    full = tmp_path / name
+    full.symlink_to("/dev/full")
+    said = vramplan("simulate", model, *TRAIN, "--json", flag, str(full))
     assert said.code == 2
-    assert "error: /dev/full cannot be written: No space left on device" in said.err
+    assert f"error: {full} cannot be written: No space left on device" in said.err
     assert json.loads(said.out)["how"] == "simulate"

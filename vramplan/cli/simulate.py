@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -26,12 +27,18 @@ from vramplan.cli.options import (
 )
 from vramplan.core.report import MemoryReport
 from vramplan.errors import UsageError
+from vramplan.output.parquet import check_parquet, is_parquet, write_parquet
 from vramplan.runfiles.flat import FlatRun
 from vramplan.units import parse_bytes
 
 Timeline = Annotated[
     str | None,
-    typer.Option("--timeline", metavar="FILE", help="Every allocation and free as CSV.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--timeline",
+        metavar="FILE",
+        help="Every allocation and free, as Parquet where FILE ends in .parquet, else as CSV.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 SnapshotFile = Annotated[
     str | None,
@@ -80,6 +87,7 @@ def simulate_command(
         raise typer.Exit(answer_lines(jsonl, flat, dirs, simulated=True))
     for path in (html, timeline, snapshot):
         check_parent(path)  # before the work, not after it
+    check_parquet(timeline)
     asked = with_profile(flat, dirs)
     room = None if capacity is None else parse_bytes(capacity)
     raise typer.Exit(_answer(asked, dirs, output, room, html=html, timeline=timeline, snapshot=snapshot))
@@ -104,9 +112,7 @@ def _answer(
         from vramplan.program import history
 
         if timeline is not None:
-            from vramplan.output.simulation_text import render_timeline
-
-            write_file(timeline, render_timeline(history.Moment._fields, history.timeline(found.trace)))
+            _write_timeline(timeline, history.Moment._fields, history.timeline(found.trace))
         if snapshot is not None:
             from vramplan.allocator.snapshot_writer import write_snapshot
 
@@ -120,6 +126,16 @@ def _answer(
         _terminal.say(out_of_room_sentence(report.out_of_room, output.units))
         return ExitCode.DOES_NOT_FIT
     return code
+
+
+def _write_timeline(path: str, header: Sequence[str], rows: Iterable[tuple[object, ...]]) -> None:
+    if is_parquet(path):
+        with writing(path) as place, place.open("wb") as file:
+            write_parquet(file, header, rows)
+        return
+    from vramplan.output.simulation_text import render_timeline
+
+    write_file(path, render_timeline(header, rows))
 
 
 def _largest(report: MemoryReport, units: str) -> str:

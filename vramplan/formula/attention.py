@@ -75,7 +75,9 @@ def attention(
     else:
         query, key, value, alive = _projections(tape, hidden, shape, weights, inputs)
         if inputs.cosine is not None and shape.rotary_dim:
-            query, key = rotate(tape, query, key, shape, inputs)
+            query, key, parts = rotate(tape, query, key, shape, inputs)
+            alive += parts
+            del parts
     if batch.caches and not (latent and batch.latent_cache):
         key, value = update_cache(tape, key, value, shape, batch, caches)
     with tape.owner("attention"):

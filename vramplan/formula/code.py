@@ -47,6 +47,7 @@ class Code:
         rotary_by_window: sliding and full layers rotate by angles of their own (gemma3).
         rotary_ratio: features of cos and sin for each rotated one: gpt_oss keeps half.
         slices_rotary: heads are cut into a rotated part and the rest, and joined again, even where all of it rotates.
+        keeps_rotary_parts: what rotates and what does not are names of the attention module, and live until it returns.
         rotates_halves: the two halves of a head are rotated apart and concatenated (gpt_oss).
         rotates_complex: pairs of features are rotated as complex numbers of two fp32 (deepseek_v2).
         always_masks: the causal mask is made where sdpa could do without (falcon).
@@ -66,6 +67,7 @@ class Code:
     rotary_by_window: bool = False
     rotary_ratio: float = 1.0
     slices_rotary: bool = False
+    keeps_rotary_parts: bool = False
     rotates_halves: bool = False
     rotates_complex: bool = False
     always_masks: bool = False
@@ -92,6 +94,7 @@ _CODES = {
     "gpt_oss": Code(softmax=Softmax.NATIVE, rotary_ratio=0.5, rotates_halves=True, router=Router.TOP_K),
     "qwen3_moe": Code(router=Router.SOFTMAX_CAST),
     "opt": Code(scales_query=True, positions_per_row=True, inlines_mlp=True),
+    "phi": Code(keeps_rotary_parts=True),
     "phi3": Code(split=Split.SLICES, slices_rotary=True),
 }
 _USUAL = Code()

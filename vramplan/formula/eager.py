@@ -58,7 +58,9 @@ def eager_attention(
     if inputs.mask is not None:
         scores = add(tape, scores, inputs.mask)
     if sinks is not None:
-        return _with_sinks(tape, scores, sinks, value, shape, batch, laid_out=laid_out)
+        owned = [scores]
+        del scores  # the name is given away once the sinks are dropped
+        return _with_sinks(tape, owned, sinks, value, shape, batch, laid_out=laid_out)
     if inputs.code.softmax is Softmax.FP32:
         scores = to(tape, softmax_fp32(tape, scores), query.dtype)
     else:
@@ -116,9 +118,13 @@ def softmax_fp32(tape: Tape, scores: Tensor) -> Tensor:
 
 
 def _with_sinks(
-    tape: Tape, scores: Tensor, sinks: Tensor, value: Tensor, shape: Attention, batch: Batch, *, laid_out: bool
+    tape: Tape, owned: list[Tensor], sinks: Tensor, value: Tensor, shape: Attention, batch: Batch, *, laid_out: bool
 ) -> tuple[Tensor, Tensor]:
-    """gpt_oss: a column of sink logits joins the softmax and is dropped from its result."""
+    """gpt_oss: a column of sink logits joins the softmax and is dropped from its result.
+
+    The scores are taken out of `owned`: their name is given away before the last product.
+    """
+    scores = owned.pop()
     heads = batch.rows * shape.num_attention_heads * batch.tokens
     num_sinks, dtype = sinks.numel, sinks.dtype
     expanded = Tensor(None, heads, dtype)
@@ -127,6 +133,7 @@ def _with_sinks(
     combined = _less_maximum(tape, combined, heads)
     probabilities = softmax_of(tape, combined, combined.dtype)
     kept = narrow(tape, probabilities, scores.numel)
+    del scores
     weights = to(tape, dropout(tape, kept) if shape.dropout and batch.trains else kept, value.dtype)
     weighted = matmul(
         tape,

@@ -19,22 +19,28 @@ def joins_heads(shape: Attention, code: Code) -> bool:
     return bool(shape.rotary_dim) and (code.rotates_halves or code.slices_rotary or shape.rotary_dim < shape.head_dim)
 
 
-def rotate(tape: Tape, query: Tensor, key: Tensor, shape: Attention, inputs: LayerInputs) -> tuple[Tensor, Tensor]:
-    """`apply_rotary_pos_emb(query, key, cos, sin)`, for a part of each head where only a part rotates."""
+def rotate(
+    tape: Tape, query: Tensor, key: Tensor, shape: Attention, inputs: LayerInputs
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """`apply_rotary_pos_emb(query, key, cos, sin)`, for a part of each head where only a part rotates.
+
+    Returns:
+        The rotated queries and keys, and the local variables of attention that live as long as they do.
+    """
     assert inputs.cosine is not None
     assert inputs.sine is not None
     if inputs.code.rotates_halves:
-        return _rotate_halves(tape, query, inputs), _rotate_halves(tape, key, inputs)
+        return _rotate_halves(tape, query, inputs), _rotate_halves(tape, key, inputs), ()
     if not joins_heads(shape, inputs.code):
         rotated = _rotate(tape, query, inputs.cosine, inputs.sine)
-        return rotated, _rotate(tape, key, inputs.cosine, inputs.sine)
+        return rotated, _rotate(tape, key, inputs.cosine, inputs.sine), ()
     return _rotate_part(tape, query, key, shape, inputs)
 
 
 def _rotate_part(
     tape: Tape, query: Tensor, key: Tensor, shape: Attention, inputs: LayerInputs
-) -> tuple[Tensor, Tensor]:
-    """Slices of both are taken first and live until both are whole again (gpt_neox, phi, phi3)."""
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Slices of both are taken first and live until both are whole again (gpt_neox, phi3), or attention ends (phi)."""
     assert inputs.cosine is not None
     assert inputs.sine is not None
     parts = []
@@ -43,9 +49,12 @@ def _rotate_part(
         parts.append((narrow(tape, states, numel), narrow(tape, states, states.numel - numel)))
     turned_query = _rotate(tape, parts[0][0], inputs.cosine, inputs.sine)
     turned_key = _rotate(tape, parts[1][0], inputs.cosine, inputs.sine)
-    turned_query = cat(tape, [turned_query, parts[0][1]])
-    turned_key = cat(tape, [turned_key, parts[1][1]])
-    return turned_query, turned_key
+    whole_query = cat(tape, [turned_query, parts[0][1]])
+    if not inputs.code.keeps_rotary_parts:
+        del turned_query
+        return whole_query, cat(tape, [turned_key, parts[1][1]]), ()
+    alive = (turned_query, turned_key, parts[0][1], parts[1][1])
+    return whole_query, cat(tape, [turned_key, parts[1][1]]), alive
 
 
 def _rotate(tape: Tape, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from vramplan.formula.setting import runs_in_trainer
 from vramplan.program.components import live_components
 from vramplan.program.device_kind import DeviceKind
 from vramplan.program.logprobs import scoring_of
+from vramplan.program.methods import micro_steps_per_update
 from vramplan.program.older_loss import LogitsCode
 from vramplan.program.oracle import trace
 from vramplan.program.phase_names import empties_before, phase_of
@@ -85,6 +86,7 @@ def simulate(
     allocator: AllocatorConfig | None = None,
     capacity_bytes: int | None = None,
     num_layers: int | None = None,
+    num_updates: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Simulation:
     """Runs `run` without a GPU.
@@ -98,6 +100,7 @@ def simulate(
         allocator: PyTorch's settings; its defaults without them.
         capacity_bytes: what the allocator may reserve, or None for as much as it wants.
         num_layers: take each model to have only that many layers.
+        num_updates: optimizer updates to run; None for two, the second of which has all states alive.
         progress: is told what is being done.
 
     Raises:
@@ -120,7 +123,8 @@ def simulate(
         loop=loop,
         num_layers=num_layers,
         groups_heads=stack.sdpa_groups_heads,
-        warms_up=stack.warms_up_allocator and not _moves_to_device(run, loop),
+        warms_up=warms_up(run, stack, loop),
+        micro_steps=0 if num_updates is None else num_updates * micro_steps_per_update(run),
         logits_code=LogitsCode.of(stack),
         with_labels=True,
         scoring=scoring_of(stack, rlt=run.method is Method.RLT, divides=run.method.rolls_out),
@@ -156,6 +160,11 @@ def default_loop(run: Run, stack: Stack) -> Loop:
     """TRL's and the Trainer's loop drops outputs before the backward; a plain script keeps them through its step."""
     trainer = runs_in_trainer(run, stack)
     return Loop(style="trainer" if trainer else "step", clip=trainer, fp32_outputs=trainer)
+
+
+def warms_up(run: Run, stack: Stack, loop: Loop) -> bool:
+    """Whether transformers' caching_allocator_warmup comes before the weights: a newer one was given a device map."""
+    return stack.warms_up_allocator and not _moves_to_device(run, loop)
 
 
 def _moves_to_device(run: Run, loop: Loop) -> bool:
