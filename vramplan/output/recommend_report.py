@@ -172,9 +172,9 @@ def _frontier(page: _Page, found: Recommendation) -> None:
     trained = found.roles[0]
     tokens = "prompt + completion" if any(point.completion for point in found.frontier) else "tokens"
     for name in (f"{trained} in", tokens, "per-device", *(("rollout rows",) if generates else ())):
-        table.add_column(name, justify="left" if name.endswith(" in") else "right")
+        table.add_column(name, justify="left" if name.endswith(" in") else "right", overflow="fold")
     for name in ("device", "band to"):
-        table.add_column(f"{name}", justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     before = ""
     for point in found.frontier:
         table.add_row(*_point(page, point, shows=point.precision != before, generates=generates))
@@ -196,6 +196,9 @@ def _walls(page: _Page, found: Recommendation) -> None:
     page.head(f"How far each setting of the {found.walls_of} run could go alone")
     for wall in found.walls:
         name = AXIS_WORDS.get(wall.axis, wall.axis)
+        if wall.next_value is None and wall.reach == wall.now:
+            page.points([f"{name}: {wall.now:,} now; the models and the trainer take nothing larger here"])
+            continue
         if wall.next_value is None or wall.over_bytes is None:
             page.points([f"{name}: {wall.now:,} now; {wall.reach:,} still fits, as far as was looked"])
             continue

@@ -13,6 +13,7 @@ from vramplan.core.run import Method, Quantization, RolloutBackend, Tuning
 from vramplan.errors import VramplanError
 from vramplan.planner.search.best import Answer, answer_of
 from vramplan.planner.search.families import Ground
+from vramplan.planner.trainer_rules import engine_refusal, refusal
 from vramplan.runfiles.flat import FlatRun
 
 NEWER_TRL = "1.16.0"
@@ -41,13 +42,14 @@ def obstacle(what: str, answer: Answer, ground: Ground, budget_bytes: int, dirs:
     phase = deciding_phase(answer)
     changes: list[Change] = []
     for one in _tries(answer):
-        changed = _changed(answer, one, ground, dirs)
-        if changed is None:
+        found = _changed(answer, one, ground, dirs)
+        if found is None:
             continue
+        settings, changed = found
         freed = answer.device_used_bytes - changed.device_used_bytes
         if freed > 0:
             fits = changed.high_bytes <= budget_bytes
-            changes.append(Change(what=one.what, settings={**one.settings}, freed_bytes=freed, fits=fits))
+            changes.append(Change(what=one.what, settings=settings, freed_bytes=freed, fits=fits))
     changes.sort(key=lambda change: not change.fits)  # the order of _tries is from cheap to dear, and sorting is stable
     return Obstacle(
         what=what,
@@ -70,7 +72,10 @@ def growing_component(phase: Phase) -> Component:
     return max(growing or sized)[2]
 
 
-def _changed(answer: Answer, one: _Try, ground: Ground, dirs: ProfileDirs) -> Answer | None:
+def _changed(
+    answer: Answer, one: _Try, ground: Ground, dirs: ProfileDirs
+) -> tuple[Mapping[str, object], Answer] | None:
+    """The settings that a change sets, and the run with them; None where no trainer takes it."""
     settings = dict(one.settings)
     flat = answer.flat
     if "tuning" in settings:
@@ -79,11 +84,36 @@ def _changed(answer: Answer, one: _Try, ground: Ground, dirs: ProfileDirs) -> An
         changed = flat.merged(FlatRun(**settings))  # type: ignore[arg-type]
         if "stack" in settings:
             versions = {**(flat.stack or {}), **dict(settings["stack"])}  # type: ignore[call-overload]
-            changed = flat.merged(FlatRun(stack=versions))
             ground = Ground(models=ground.models, stack=load_stack(versions, dirs), gpu=ground.gpu)
-        return answer_of(changed, ground)
+            if answer.setting.stack.rows_are_prompts and not ground.stack.rows_are_prompts:
+                # The same rows of a forward, which the newer trainer counts one by one.
+                settings["per_device_batch_size"] = answer.setting.run.sizes.per_device_batch_size
+            changed = flat.merged(FlatRun(**{**settings, "stack": versions}))  # type: ignore[arg-type]
+        found = answer_of(changed, ground)
     except VramplanError:
         return None  # no trainer takes it so
+    return (settings, found) if _is_taken(found) else None
+
+
+def _is_taken(answer: Answer) -> bool:
+    """Whether the trainer takes a run that resolves."""
+    run, stack = answer.setting.run, answer.setting.stack
+    steps = 1 if run.training is None else run.training.gradient_accumulation_steps
+    rollout = run.rollout
+    if rollout is not None and rollout.backend is RolloutBackend.VLLM_COLOCATE:
+        if run.trained.load.quantization is Quantization.INT8:  # TRL generation/vllm_generation.py 341-348
+            return False
+        if engine_refusal(run.method, stack, sleeps=rollout.sleep) is not None:
+            return False
+    refused = refusal(
+        run.method,
+        stack,
+        per_device=answer.flat.per_device_batch_size or 1,
+        generations=run.sizes.num_generations,
+        accumulation=steps,
+        num_gpus=run.sharding.num_gpus,
+    )
+    return refused is None
 
 
 def _tries(answer: Answer) -> Iterator[_Try]:

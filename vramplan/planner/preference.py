@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log2
+from math import log2, sqrt
 
 PREFERENCES = ("context", "batch", "generations", "quality")
 PREFERRED = 3.0
@@ -60,9 +60,10 @@ class Preference:
         return 2 * PREFERRED if name == "quality" else PREFERRED
 
     def lengths(self, prompt: int, completion: int) -> float:
-        """Of tokens a row."""
-        tokens = prompt + completion
-        return CONTEXT * (self._times("context") * log2(tokens) + min(log2(tokens / SHORT_ROW), 0.0))
+        """Of tokens a row: a prompt and a completion of which one is short are worth less than two even ones."""
+        even = 2 * sqrt(prompt * completion) if completion else prompt
+        short = 2 * min(prompt, completion) if completion else prompt
+        return CONTEXT * (self._times("context") * log2(even) + min(log2(short / SHORT_ROW), 0.0))
 
     def batches(self, per_device: int, generations: int, update: int | None) -> float:
         """Of rows of a forward, completions a prompt, and completions an update (None where nothing trains)."""

@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from vramplan.catalog.dirs import ProfileDirs
 from vramplan.core.recommendation import Obstacle, Recommendation, Recommended, Wall
-from vramplan.core.run import Method
-from vramplan.errors import UsageError
+from vramplan.errors import DoesNotFitError, UsageError
 from vramplan.formula.band import band_of
 from vramplan.formula.phases import FLASH_CAPABILITY
 from vramplan.planner.answer import answer as estimate_report
@@ -21,11 +20,13 @@ from vramplan.planner.search.families import Ground
 from vramplan.planner.search.frontier import frontier_of
 from vramplan.planner.space import AXES, Space, space_of
 from vramplan.planner.start import estimate_command, file_text
+from vramplan.planner.trainer_rules import engine_refusal
 from vramplan.planner.walls import walls_of
 from vramplan.runfiles.flat import FlatRun
 
 CONSERVATIVE, BALANCED = 0.6, 0.8
 """Shares of the budget: the documents' own conservative run takes 50 of 85 GB."""
+CONSERVATIVE_RUN, BALANCED_RUN = "conservative", "balanced"
 _PRECISE = 10**9
 
 
@@ -61,11 +62,23 @@ def recommend(
         raise UsageError("recommend needs a budget", hint="give --gpu-mem 85, or a card: --gpu h100-80gb")
     ground = Ground(models=setting.models, stack=setting.stack, gpu=setting.gpu)
     longest = min(model.max_position_embeddings for model in ground.models.values())
+    engine_length = _engine_length(given, merged, free)
+    longest = longest if engine_length is None else min(longest, engine_length)
     roles = {role.name: ground.models[role.name].stored_quantization is not None for role in setting.run.roles}
     flash = ground.gpu.compute_capability >= FLASH_CAPABILITY
-    # RLT's own engine never sleeps (SakanaAI/RLT 86a3f5c trainers/grpo.py 504-515).
-    sleeps = setting.run.method is not Method.RLT and ground.stack.vllm_sleep_available
-    space = space_of(given, profile, roles, free=free, fix=fix, limit=longest, flash_runs=flash, engine_sleeps=sleeps)
+    space = space_of(
+        given,
+        profile,
+        roles,
+        free=free,
+        fix=fix,
+        limit=longest,
+        flash_runs=flash,
+        engine_runs=engine_refusal(setting.run.method, ground.stack, sleeps=False) is None,
+        engine_sleeps=engine_refusal(setting.run.method, ground.stack, sleeps=True) is None,
+        default_share=ground.stack.default_vllm_utilization,
+    )
+    _refuse_engine(space, ground, engine_length)
     preference = Preference(prefer=prefer)
     num_gpus = setting.run.sharding.num_gpus
     batches = batches_of(space, ground.stack, num_gpus, preference)
@@ -80,11 +93,16 @@ def recommend(
     chosen = _choose(search, budget)
     recommended = tuple(report.recommended(name, one[1]) for name, one in chosen.items())
     closest = None if chosen else search.smallest()
+    if not chosen and closest is None:
+        raise DoesNotFitError(
+            "vLLM's share of the card does not hold its weights and the rows of the smallest rollout",
+            hint="use --rollout hf or vllm-server, or a larger --vllm-gpu-memory-utilization where that is given",
+        )
     walls: tuple[Wall, ...] = ()
     walls_name = None
     if chosen:
-        walls_name = "balanced" if "balanced" in chosen else next(iter(chosen))
-        walls = walls_of(chosen[walls_name][1], ground, budget, longest_row=longest)
+        walls_name = BALANCED_RUN if BALANCED_RUN in chosen else next(iter(chosen))
+        walls = walls_of(chosen[walls_name][1], ground, budget, longest_row=longest, share=space.share)
     return Recommendation(
         budget_bytes=budget,
         gpu=setting.gpu.label,
@@ -98,9 +116,38 @@ def recommend(
         obstacles=_obstacles(search, chosen, closest, ground, budget, profile_dirs, explain=explain),
         closest=None if closest is None else report.recommended("closest", closest[1]),
         missing_bytes=None if closest is None else closest[1].high_bytes - budget,
-        held={key: value for key, value in _held(space).items() if key in given.given() or key in fix},
-        notes=tuple(notes),
+        held=_held(space, given, free, fix),
+        notes=(*notes, *(_absent(name) for name in (CONSERVATIVE_RUN, BALANCED_RUN) if chosen and name not in chosen)),
     )
+
+
+def _absent(name: str) -> str:
+    share = CONSERVATIVE if name == CONSERVATIVE_RUN else BALANCED
+    return f"there is no {name} run: no setting needs as little as {share:.0%} of the budget"
+
+
+def _engine_length(given: FlatRun, merged: FlatRun, free: Collection[str]) -> int | None:
+    """The longest row that vLLM serves where that is given, else None."""
+    serves = (merged.rollout or "").startswith("vllm") or "rollout" in free
+    return given.vllm_max_model_length if serves and method_of(merged).rolls_out else None
+
+
+def _refuse_engine(space: Space, ground: Ground, length: int | None) -> None:
+    """Refuse what the trainer's engine cannot do.
+
+    Raises:
+        UsageError: it cannot be so.
+    """
+    if space.rollouts == ("vllm-colocate",):
+        why = engine_refusal(space.method, ground.stack, sleeps=space.sleeps == (True,))
+        if why is not None:
+            raise UsageError(why[0], hint=why[1])
+    shortest = min(sum(pair) for pair in space.lengths)
+    if length is not None and shortest > length:
+        raise UsageError(
+            f"VP006: --vllm-max-model-length {length} is less than prompt and completion, {shortest}",
+            hint="it counts both: raise it, or shorten them",
+        )
 
 
 Chosen = dict[str, tuple[Cell, Answer]]
@@ -110,8 +157,8 @@ def _choose(search: Search, budget: int) -> Chosen:
     """The three runs: sizes never shrink from one to the next."""
     chosen: Chosen = {}
     wanted: list[tuple[str, int, Accepts]] = [
-        ("conservative", int(CONSERVATIVE * budget), lambda one: one.device_used_bytes <= CONSERVATIVE * budget),
-        ("balanced", int(BALANCED * budget), lambda one: one.device_used_bytes <= BALANCED * budget),
+        (CONSERVATIVE_RUN, int(CONSERVATIVE * budget), lambda one: one.device_used_bytes <= CONSERVATIVE * budget),
+        (BALANCED_RUN, int(BALANCED * budget), lambda one: one.device_used_bytes <= BALANCED * budget),
         ("aggressive", _limit(search, budget), lambda one: one.high_bytes <= budget),
     ]
     least: Cell | None = None
@@ -140,8 +187,11 @@ def _startable(flat: FlatRun) -> FlatRun:
     return FlatRun(**keys)
 
 
-def _held(space: Space) -> Mapping[str, object]:
-    held: dict[str, object] = {
+def _held(space: Space, given: FlatRun, free: Collection[str], fix: Collection[str]) -> Mapping[str, object]:
+    """What the command line gave or fixed of the settings that are searched."""
+    said = {key: value for key, value in given.given().items() if key in AXES and key not in free}
+    fixed = {*fix, *(f"{role}_quantization" for role in space.precisions if "quantization" in fix)}
+    precisions: dict[str, object] = {
         f"{role}_quantization": one[0] for role, one in space.precisions.items() if len(one) == 1
     }
     axes: dict[str, tuple[object, ...]] = {
@@ -156,7 +206,8 @@ def _held(space: Space) -> Mapping[str, object]:
         "gradient_accumulation_steps": space.accumulation,
         "generations": space.generations,
     }
-    return held | {key: values[0] for key, values in axes.items() if len(values) == 1}
+    single = precisions | {key: values[0] for key, values in axes.items() if len(values) == 1}
+    return said | {key: value for key, value in single.items() if key in fixed}
 
 
 class _Reporter:

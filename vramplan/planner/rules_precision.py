@@ -27,9 +27,9 @@ def half_precision(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterat
     if flat.gpu is not None and uses_bf16 and setting.gpu.compute_capability < (8, 0):
         yield Finding(
             rule="VP009",
-            message=f"{setting.gpu.label} has no bf16 units: transformers refuses bf16=True there",
+            message=f"{setting.gpu.label} has no bf16 units: it is emulated there, slowly, and without fused attention",
             hint="use --dtype fp16 and --mixed-precision fp16",
-            source="transformers training_args.py: bf16 needs compute capability 8.0",
+            source="torch cuda/__init__.py is_bf16_supported counts emulation; sdp_utils.cpp: kernels from 8.0 on",
         )
 
 

@@ -45,6 +45,16 @@ and is never the better of the three. `--attn-implementation eager` holds it."""
 
 _LENGTH_KEYS = ("context", "max_prompt_length", "max_completion_length", "max_seq_length")
 _PRECISION_KEYS = ("teacher_quantization", "student_quantization", "reference_quantization")
+_SAID_BY = {
+    "max_prompt_length": ("context",),
+    "max_completion_length": ("context",),
+    "max_seq_length": ("context",),
+    **dict.fromkeys(_PRECISION_KEYS, ("quantization",)),
+}
+"""What says it where a setting itself is not given."""
+_SAYS = {"quantization": _PRECISION_KEYS, "context": _LENGTH_KEYS[1:], "max_seq_length": _LENGTH_KEYS[1:3]}
+"""Which particular settings are fixed with a general one."""
+MOST_GENERATIONS = 64
 
 AXES = (
     "quantization",
@@ -130,6 +140,8 @@ def space_of(
     limit: int,
     flash_runs: bool,
     engine_sleeps: bool,
+    engine_runs: bool = True,
+    default_share: float | None = None,
 ) -> Space:
     """What may change.
 
@@ -142,6 +154,8 @@ def space_of(
         limit: the longest row that every model takes.
         flash_runs: whether flash-attn has kernels for the card.
         engine_sleeps: whether the trainer can put a colocated engine to sleep.
+        engine_runs: whether the trainer can run an engine in its own process.
+        default_share: vLLM's share of the card where it is fixed and nothing says it.
 
     Raises:
         UsageError: an axis that is none, or one both freed and fixed.
@@ -159,7 +173,16 @@ def space_of(
     if both:
         raise UsageError(f"{both[0]} is both freed and fixed", hint="give one of the two")
     chooser = _Chooser(given, profile, frozenset(free), frozenset(fix))
-    return chooser.space(roles, limit, flash_runs=flash_runs, engine_sleeps=engine_sleeps)
+    attention = ATTENTION if flash_runs else ATTENTION[:1]
+    engines = ("hf", "vllm-colocate") if engine_runs else ("hf",)
+    return chooser.space(
+        roles,
+        limit,
+        attention=attention,
+        engines=engines,
+        sleeps=(False, True) if engine_sleeps else (False,),
+        default_share=default_share,
+    )
 
 
 class _Chooser:
@@ -169,18 +192,35 @@ class _Chooser:
         merged = profile.merged(given).given()
         said = given.given()
         held = {key for key in said if key not in free}
-        held |= {key for key in (*fix, *HELD_UNLESS_FREED) if key in merged and key not in free}
-        self._fixed_at_default = {key for key in fix if key not in merged}
+        fixed = {part for key in fix for part in (key, *_SAYS.get(key, ()))}
+        held |= {key for key in (*fixed, *HELD_UNLESS_FREED) if key in merged and key not in free}
         self._held = {key: merged[key] for key in held if key in merged}
+        for key in fix - set(self._held):
+            said_by = next((name for name in _SAID_BY.get(key, ()) if name in merged), None)
+            if said_by is not None:
+                self._held[key] = merged[said_by]
+        self._fixed_at_default = {key for key in fix if key not in self._held}
         self._free = free
+        if "vllm_max_model_length" not in said:
+            merged.pop("vllm_max_model_length", None)  # it follows from the lengths, which are searched
         self._base = FlatRun(**{key: value for key, value in merged.items() if key not in AXES or key in self._held})
         self._method = method_of(self._base)
 
-    def space(self, roles: Mapping[str, bool], limit: int, *, flash_runs: bool, engine_sleeps: bool) -> Space:
+    def space(
+        self,
+        roles: Mapping[str, bool],
+        limit: int,
+        *,
+        attention: tuple[str, ...],
+        engines: tuple[str, ...],
+        sleeps: tuple[bool, ...],
+        default_share: float | None,
+    ) -> Space:
         """See `Space`."""
         method, base = self._method, self._base
         trains = method.trains
-        rollouts = self._rollouts()
+        rollouts = self._rollouts(engines)
+        at_default = "vllm_gpu_memory_utilization" in self._fixed_at_default
         bare = FlatRun(**{key: value for key, value in base.given().items() if key not in AXES})
         return Space(
             # 16 bits are what one chooses between 8 and 4 and full precision: fp32 only where it was asked for.
@@ -190,17 +230,17 @@ class _Chooser:
             tunings=self._tunings() if trains else (),
             ranks=self._values("lora_r", RANKS, 16),
             checkpointing=self._values("gradient_checkpointing", (True, False), None) if trains else (),
-            attention=self._values("attn_implementation", ATTENTION if flash_runs else ATTENTION[:1], "sdpa"),
+            attention=self._values("attn_implementation", attention, "sdpa"),
             offloads=self._offloads(roles),
             rollouts=rollouts,
-            sleeps=self._values("vllm_sleep", (False, True) if engine_sleeps else (False,), False)
-            if "vllm-colocate" in rollouts
+            sleeps=self._values("vllm_sleep", sleeps, False) if "vllm-colocate" in rollouts else (),
+            share=self._held.get("vllm_gpu_memory_utilization", default_share if at_default else None),
+            per_device=self._values("per_device_batch_size", self._for_groups(PER_DEVICE, (1,)), DEFAULT_ROWS[method]),
+            accumulation=self._values("gradient_accumulation_steps", self._for_groups(ACCUMULATION, (1, 2, 4)), 1)
+            if trains
             else (),
-            share=self._held.get("vllm_gpu_memory_utilization"),
-            per_device=self._values("per_device_batch_size", PER_DEVICE, DEFAULT_ROWS[method]),
-            accumulation=self._values("gradient_accumulation_steps", ACCUMULATION, 1) if trains else (),
             batch_size=self._held.get("batch_size"),
-            generations=self._values("generations", GENERATIONS, DEFAULT_GENERATIONS.get(method, 1))
+            generations=self._values("generations", self._generations(), DEFAULT_GENERATIONS.get(method, 1))
             if method.rolls_out
             else (1,),
             lengths=tuple(pair for pair in self._lengths() if sum(pair) <= limit) or self._shortest(limit),
@@ -213,7 +253,7 @@ class _Chooser:
 
     def _precisions(self, role: str, *, stored: bool) -> tuple[str, ...]:
         key = f"{role}_quantization"
-        for name in (key, "quantization"):
+        for name in (key,) if key in self._free else (key, "quantization"):
             if name in self._held:
                 return (self._held[name],)
         if stored:
@@ -224,7 +264,25 @@ class _Chooser:
         if "tuning" in self._held:
             return (self._held["tuning"],)
         adapters = {"lora_r", "lora_target_modules", "adapter_dtype"} & set(self._held)
+        if "tuning" in self._fixed_at_default:  # as vramplan.planner.resolve: full, unless the weights are quantised
+            trained = self._held.get("teacher_quantization") or self._held.get("quantization") or "none"
+            return ("lora",) if adapters or trained != "none" else ("full",)
         return ("lora",) if adapters else ("full", "lora")
+
+    def _for_groups(self, choices: tuple[int, ...], times: tuple[int, ...]) -> tuple[int, ...]:
+        """The choices; with multiples of the completions a prompt where those are given and none of them is one."""
+        given = self._held.get("generations")
+        if given is None or not self._method.rolls_out or not all(each % given for each in choices):
+            return choices
+        return tuple(sorted({*choices, *(given * each for each in times)}))
+
+    def _generations(self) -> tuple[int, ...]:
+        """The usual ones, or what divides a batch that is given where none of those does."""
+        rows = self._held.get("per_device_batch_size", 0) * (self._base.num_gpus or 1)
+        batch = self._held.get("batch_size") or rows * self._held.get("gradient_accumulation_steps", 1)
+        if not batch or not all(batch % each for each in GENERATIONS):
+            return GENERATIONS
+        return tuple(each for each in range(2, MOST_GENERATIONS + 1) if batch % each == 0) or GENERATIONS
 
     def _offloads(self, roles: Collection[str]) -> tuple[tuple[str, ...], ...]:
         if "offload" in self._held:
@@ -237,11 +295,11 @@ class _Chooser:
             sets += [(*before, role) for before in sets]
         return tuple(sets)
 
-    def _rollouts(self) -> tuple[str, ...]:
+    def _rollouts(self, engines: tuple[str, ...]) -> tuple[str, ...]:
         if not self._method.rolls_out:
             return ()
         if "rollout" in self._free:
-            return ("hf", "vllm-colocate")
+            return engines
         return (self._held.get("rollout", "hf"),)
 
     def _lengths(self) -> tuple[tuple[int, int], ...]:
@@ -250,8 +308,8 @@ class _Chooser:
         prompt, completion = held.get("max_prompt_length"), held.get("max_completion_length")
         if method in (Method.SFT, Method.DPO, Method.SCORE):
             length = held.get("max_seq_length") or held.get("context")
-            if length is None and prompt is not None and completion is not None:
-                length = prompt + completion
+            if length is None and (prompt or completion or set(_LENGTH_KEYS) & self._fixed_at_default):
+                length = (prompt or DEFAULT_LENGTHS[method][0]) + (completion or DEFAULT_LENGTHS[method][1])
             return ((length, 0),) if length else tuple((each, 0) for each in LENGTHS)
         if "context" in held:
             prompt, completion = prompt or held["context"], completion or held["context"]

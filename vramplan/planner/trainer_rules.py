@@ -10,6 +10,25 @@ MIN_GENERATIONS = 2
 """TRL grpo_config.py: "GRPO requires at least 2 generations per prompt to calculate the advantages"."""
 
 
+def engine_refusal(method: Method, stack: Stack, *, sleeps: bool) -> tuple[str, str] | None:
+    """Why the trainer of a stack does not run an engine beside the training so, and what would; None where it does.
+
+    Args:
+        method: what is done.
+        stack: the versions.
+        sleeps: whether it is to sleep outside the rollout.
+    """
+    if method is Method.RLT:
+        # SakanaAI/RLT 86a3f5c trainers/grpo.py 504-515
+        return ("RLT's own vLLM never sleeps", "leave --vllm-sleep out") if sleeps else None
+    trl = f"VP028: trl {stack.versions['trl']}"
+    if not stack.vllm_colocate_available:
+        return f"{trl} has no colocated vLLM", "--stack trl=0.18.0 or newer has; or --rollout hf, or vllm-server"
+    if sleeps and not stack.vllm_sleep_available:
+        return f"{trl} cannot put vLLM to sleep", "--stack trl=0.23.0 or newer can; or leave --vllm-sleep out"
+    return None
+
+
 def refusal(
     method: Method, stack: Stack, *, per_device: int, generations: int, accumulation: int, num_gpus: int
 ) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from vramplan.core.recommendation import Wall
 from vramplan.core.run import Method
 from vramplan.planner.search.best import Answer, answer_of
+from vramplan.planner.search.evaluate import MAX_SHARE, in_steps, needed_share
 from vramplan.planner.search.families import Ground
 from vramplan.planner.trainer_rules import refusal
 from vramplan.runfiles.flat import FlatRun
@@ -17,7 +19,9 @@ MOST_ROWS = 512
 """Rows, completions a prompt and ranks beyond which nothing is tried."""
 
 
-def walls_of(answer: Answer, ground: Ground, budget_bytes: int, *, longest_row: int) -> tuple[Wall, ...]:
+def walls_of(
+    answer: Answer, ground: Ground, budget_bytes: int, *, longest_row: int, share: float | None = None
+) -> tuple[Wall, ...]:
     """Every axis of a run that fits, one after another, with the others as they are.
 
     Args:
@@ -25,12 +29,42 @@ def walls_of(answer: Answer, ground: Ground, budget_bytes: int, *, longest_row: 
         ground: models, versions, card.
         budget_bytes: what the top of the band must fit.
         longest_row: tokens that every model takes.
+        share: a colocated engine's share of the card where that is given; else it grows with what it has to hold.
     """
+
+    def tried(flat: FlatRun) -> _Tried:
+        found, shortage = _with_engine(flat, ground, share)
+        if shortage > 0:
+            return _Tried(over_bytes=shortage, phase="rollout")
+        answered = answer_of(found, ground)
+        phase = max(answered.phases, key=lambda phase: phase.device_used_bytes).name
+        return _Tried(over_bytes=answered.high_bytes - budget_bytes, phase=phase)
+
     return tuple(
-        _wall(answer, ground, budget_bytes, axis, values, change)
-        for axis, values, change in _axes(answer, ground, longest_row)
-        if len(values) > 1
+        _wall(answer.flat, tried, axis, values, change) for axis, values, change in _axes(answer, ground, longest_row)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tried:
+    over_bytes: int
+    phase: str
+
+
+def _with_engine(flat: FlatRun, ground: Ground, share: float | None) -> tuple[FlatRun, int]:
+    """The run with an engine that serves and holds its rollout, and the bytes of the card that this lacks."""
+    if flat.rollout != "vllm-colocate":
+        return flat, 0
+    setting = ground.setting(flat)
+    sizes = setting.run.sizes
+    needed = float(needed_share(setting, sizes.rollout_rows * sizes.sequence_length))
+    most = MAX_SHARE if share is None else share
+    if needed > most:
+        return flat, int((needed - most) * setting.gpu.total_bytes)
+    own = min(max(float(in_steps(needed)), flat.vllm_gpu_memory_utilization or 0.0), MAX_SHARE)
+    length = max(flat.vllm_max_model_length or 0, sizes.sequence_length)
+    engine = FlatRun(vllm_gpu_memory_utilization=own if share is None else share, vllm_max_model_length=length)
+    return flat.merged(engine), 0
 
 
 Set = Callable[[int], FlatRun]
@@ -72,10 +106,10 @@ def _axes(answer: Answer, ground: Ground, longest_row: int) -> Iterator[tuple[st
         )
         return refused is None
 
-    rows = [per_device, *(n for n in range(per_device + 1, MOST_ROWS) if takes(n, generations))]
+    rows = [per_device, *(n for n in range(per_device + 1, MOST_ROWS + 1) if takes(n, generations))]
     yield "per_device_batch_size", rows, lambda n: _with(free, per_device_batch_size=n)
     if run.method.rolls_out:
-        groups = [generations, *(n for n in range(generations + 1, MOST_ROWS) if takes(per_device, n))]
+        groups = [generations, *(n for n in range(generations + 1, MOST_ROWS + 1) if takes(per_device, n))]
         yield "generations", groups, lambda n: _with(free, generations=n)
     if run.method is Method.GRPO and ground.stack.generates_whole_batch:
         more = [n * steps for n in range(1, MOST_ROWS)]
@@ -99,33 +133,32 @@ def _doublings(start: int, end: int) -> list[int]:
     return values
 
 
-def _wall(answer: Answer, ground: Ground, budget_bytes: int, axis: str, values: Sequence[int], change: Set) -> Wall:
+def _wall(flat: FlatRun, tried: Callable[[FlatRun], _Tried], axis: str, values: Sequence[int], change: Set) -> Wall:
     """Bisect: more of anything never costs less (tests/unit/formula/test_formula_relations.py)."""
 
-    def at(value: int) -> Answer:
+    def at(value: int) -> _Tried:
         changed = change(value)
-        whole = changed if changed.per_device_batch_size else answer.flat.merged(changed)
-        return answer_of(whole, ground)
+        return tried(changed if changed.per_device_batch_size else flat.merged(changed))
 
     low, high = 0, 1  # values[low] fits; high runs ahead until it does not
-    found: Answer | None = None
+    found: _Tried | None = None
     while high < len(values):
         found = at(values[high])
-        if found.high_bytes > budget_bytes:
+        if found.over_bytes > 0:
             break
         low, high, found = high, min(high * 2, len(values) - 1) if high < len(values) - 1 else len(values), None
     while found is not None and high - low > 1:
         middle = (low + high) // 2
-        tried = at(values[middle])
-        if tried.high_bytes <= budget_bytes:
+        between = at(values[middle])
+        if between.over_bytes <= 0:
             low = middle
         else:
-            high, found = middle, tried
+            high, found = middle, between
     return Wall(
         axis=axis,
         now=values[0],
         reach=values[low],
         next_value=None if found is None else values[high],
-        phase=None if found is None else max(found.phases, key=lambda phase: phase.device_used_bytes).name,
-        over_bytes=None if found is None else found.high_bytes - budget_bytes,
+        phase=None if found is None else found.phase,
+        over_bytes=None if found is None else found.over_bytes,
     )

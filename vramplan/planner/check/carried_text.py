@@ -19,8 +19,9 @@ CARRIED_RULES = (
     Rule(
         id="VP009",
         title="bf16 on a card without it",
-        why="Cards before Ampere have no bf16 units, and TrainingArguments refuses bf16 there.",
-        source="transformers training_args.py: bf16 needs compute capability 8.0",
+        why="Cards before Ampere have no bf16 units: bf16 is emulated there, slowly, and attention has no fused kernel "
+        "for it, so every matrix of scores is kept.",
+        source="torch cuda/__init__.py is_bf16_supported counts emulation; sdp_utils.cpp: bf16 kernels from 8.0 on",
         wrong="bf16: true          # on a T4 or V100",
         right="fp16: true",
         needs=Needs.CARD,

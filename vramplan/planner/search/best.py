@@ -22,6 +22,7 @@ from vramplan.planner.space import Space
 from vramplan.runfiles.flat import FlatRun
 
 TOO_MUCH = np.iinfo(np.int64).max // 4
+RANK = "LoRA rank"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,8 @@ class Search:
             keys["lora_r"] = self.space.ranks[cell.rank]
         if needs.share is not None:
             keys["vllm_gpu_memory_utilization"] = float(needs.share[cell.rollout_row, cell.length])
-            keys["vllm_max_model_length"] = sum(self.space.lengths[cell.length])
+            given = self.space.base.vllm_max_model_length
+            keys["vllm_max_model_length"] = given or sum(self.space.lengths[cell.length])
         else:
             keys.pop("vllm_sleep", None)
         if not keys.get("offload"):
@@ -199,14 +201,20 @@ class Search:
     def larger(self, cell: Cell) -> Iterator[tuple[str, Cell]]:
         """The next larger member along each axis of sizes, with the step in words."""
         place = (cell.row, cell.rollout_row, cell.length, cell.rank)
-        names = ("rows of a forward", "rows of a rollout", "tokens of a row", "LoRA rank")
+        names = ("rows of a forward", "rows of a rollout", "tokens of a row", RANK)
         axes = (self.axes.rows, self.axes.rollout_rows, tuple(map(sum, self.axes.lengths)), self.axes.ranks)
         for axis, (name, values) in enumerate(zip(names, axes, strict=True)):
             for step in range(place[axis] + 1, self.lower(cell.family).shape[axis]):
                 moved = [*place[:axis], step, *place[axis + 1 :]]
                 larger = Cell(family=cell.family, row=moved[0], rollout_row=moved[1], length=moved[2], rank=moved[3])
                 if self.score(larger) > float("-inf"):
-                    yield f"{values[step]:,} {name} in place of {values[place[axis]]:,}", larger
+                    before, after = f"{values[place[axis]]:,}", f"{values[step]:,}"
+                    yield (
+                        f"{name} {after} in place of {before}"
+                        if name == RANK
+                        else (f"{after} {name} in place of {before}"),
+                        larger,
+                    )
                     break
 
     def fitting(self, family: int, limit: int) -> Values:

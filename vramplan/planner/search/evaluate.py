@@ -22,6 +22,8 @@ ENGINE_CACHE_SHARE = 0.9
 activations of its profile run and CUDA graphs. Chosen, not measured."""
 SHARE_STEP = 0.05
 MAX_SHARE = 0.95
+NO_SHARE = 2.0
+"""Of the card, where no share that may be had holds the rollout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,14 +153,10 @@ class Evaluator:
         if rollout is None or rollout.backend is not RolloutBackend.VLLM_COLOCATE:
             return None
         rows, lengths = self._axes.rollout_rows, self._axes.lengths
+        needed = needed_share(setting, np.array([[row * sum(length) for length in lengths] for row in rows]))
         if self._share is not None:
-            return np.full((len(rows), len(lengths)), self._share)
-        trained = setting.run.trained
-        token = kv_cache_bytes(setting.models[trained.name], setting.stack, rows=1, tokens=1, dtype=trained.load.dtype)
-        weights = sum(one.num_bytes for one in setting.stored[trained.name])
-        tokens = np.array([[row * sum(length) for length in lengths] for row in rows])
-        needed = (weights + tokens * token / ENGINE_CACHE_SHARE) / setting.gpu.total_bytes
-        return np.round(np.ceil(needed / SHARE_STEP) * SHARE_STEP, 2)
+            return np.where(needed <= self._share, self._share, NO_SHARE)
+        return in_steps(needed)
 
     def _resident(self, setting: Setting, rank: int) -> _Resident:
         run = with_rank(setting.run, rank)
@@ -215,6 +213,19 @@ class _Resident:
             for role in run.roles
             if (not role.offloaded if mine is None else static.is_resident(role, mine))
         )
+
+
+def needed_share(setting: Setting, tokens: Values) -> Values:
+    """The share of the card that a colocated engine needs for its weights and for tokens of KV cache."""
+    trained = setting.run.trained
+    token = kv_cache_bytes(setting.models[trained.name], setting.stack, rows=1, tokens=1, dtype=trained.load.dtype)
+    weights = sum(one.num_bytes for one in setting.stored[trained.name])
+    return (weights + tokens * token / ENGINE_CACHE_SHARE) / setting.gpu.total_bytes
+
+
+def in_steps(share: Values) -> Values:
+    """Shares, each rounded up to the next step that one would write."""
+    return np.round(np.ceil(share / SHARE_STEP) * SHARE_STEP, 2)
 
 
 def with_rank(run: Run, rank: int) -> Run:

@@ -15,8 +15,8 @@ MOST_POINTS = 6
 """Points of a precision that are confirmed and shown, beside the furthest along each axis."""
 MOST_TRIED = 3
 """Members that are estimated at a place before it is given up."""
-MOST_PLACES = 24
-"""Places of a precision that are tried."""
+MOST_PLACES = 128
+"""Places of a precision that are tried: where the arrays say far less than the estimate, most of them are refused."""
 Place = tuple[int, int, int]
 """Indices of rows, rollout rows and lengths."""
 
