@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -174,6 +175,26 @@ def test_what_the_process_cannot_do_is_an_error_of_its_kind(
     assert said.err.splitlines()[-2:] == ["error: torch reaches no GPU", "hint: none"]
 
 
+def test_a_full_disk_costs_the_file_and_not_the_answer(
+    vramplan: Callable[..., Any], model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    _stub(monkeypatch, DONE)
+    said = vramplan("measure", model, "--no-simulate", "--json", "--output", "/dev/full")
+    assert said.code == 2
+    assert "/dev/full cannot be written: No space left on device" in said.err
+    assert json.loads(said.out)["how"] == "measure"
+
+
+def test_a_run_of_several_models_may_be_asked_for_by_name(
+    vramplan: Callable[..., Any], model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stub(monkeypatch, DONE)
+    said = vramplan("measure", "--roles", "--teacher", model, "--student", model, "--method", "rlt", "--no-simulate")
+    assert said.code == 0, said.err
+
+
 @pytest.mark.parametrize("form", ["--csv", "--markdown"])
 def test_other_forms_are_those_of_reports(
     vramplan: Callable[..., Any], model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str
@@ -233,7 +254,8 @@ def test_a_matrix_goes_on_after_it_was_killed(
     assert [json.loads(line)["outcome"] for line in again.out.splitlines()] == ["done"] * 3
 
 
-def test_ctrl_c_keeps_what_was_measured(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_ended_command_keeps_what_was_measured(model: str, tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "records.jsonl"
     code = (
         "import sys\nfrom vramplan.program import supervise\n"
@@ -241,16 +263,22 @@ def test_ctrl_c_keeps_what_was_measured(model: str, tmp_path: Path) -> None:
         "from vramplan.cli.app import main\nmain()\n"
     )
     arguments = ["measure", "--matrix", str(_matrix(tmp_path, model)), "--output", str(path), "--no-simulate"]
+    (tmp_path / "own").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "own")},
     )
     assert process.stderr is not None
     while "[1/3]" not in process.stderr.readline():
         assert process.poll() is None
     time.sleep(2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
+    assert not list((tmp_path / "own").glob("vramplan-measure-*"))
     (record,) = read_records(path)
     assert (record.outcome, record.stopped_in) == ("interrupted", "decode")
     assert [phase.name for phase in record.phases] == ["load", "prefill"]
@@ -268,7 +296,12 @@ def test_a_matrix_of_edited_records_is_refused(vramplan: Callable[..., Any], mod
     ("arguments", "sentence"),
     [
         (("--steps", "0"), "--steps must be a whole number of at least 1"),
+        (("--steps", "²"), "--steps must be a whole number of at least 1"),
+        (("--steps", "9" * 5000), "--steps must be a whole number of at least 1"),
         (("--timeout", "soon"), "--timeout must be a number of seconds"),
+        (("--timeout", "nan"), "--timeout must be a number of seconds"),
+        (("--roles",), "--roles is of runs with several models"),
+        (("--allocator-conf", "colour:red"), "'colour' is not an allocator setting"),
         (("--device", "-1"), "--device must be a whole number of at least 0"),
         (("--weights", "none"), "--weights must be one of checkpoint, random, random-checkpoint"),
         (("--weights", "checkpoint"), "holds no weights"),

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -26,14 +32,16 @@ from vramplan.cli.options import (
 from vramplan.errors import UsageError
 from vramplan.output.words import warning_lines
 from vramplan.planner.bench import Bench, open_bench
-from vramplan.planner.measure_plan import Manner, plan_run
+from vramplan.planner.measure_plan import LONGEST_SECONDS, Manner, plan_run
 from vramplan.planner.measured import Measured, measure_run
 from vramplan.records.record import WEIGHTS
 from vramplan.records.store import append_record, folder_name
 from vramplan.runfiles.flat import FlatRun
 
 MEASURING = "Measuring"
-_LONGEST_SECONDS = 7 * 24 * 3600.0
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_SEVERAL = 2
+_WHOLE = re.compile("[0-9]{1,9}")
 
 
 def _option(name: str, metavar: str | None, text: str) -> object:
@@ -62,6 +70,9 @@ MatrixFlag = Annotated[
     str | None,
     _option("--matrix", "FILE.toml|NAME", "Many runs, each with a record; those that have one are skipped."),
 ]
+Roles = Annotated[
+    bool, _option("--roles", None, "Only where the run has several models: all of them are measured together anyway.")
+]
 Simulates = Annotated[
     bool, typer.Option("--simulate/--no-simulate", help="Also simulate each run.", rich_help_panel=MEASURING)
 ]
@@ -81,6 +92,7 @@ def measure_command(
     output: OutputFile = None,
     matrix: MatrixFlag = None,
     simulates: Simulates = True,
+    roles: Roles = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     as_markdown: AsMarkdown = False,
@@ -106,21 +118,42 @@ def measure_command(
         steps=_whole("--steps", steps, least=1),
         timeout_seconds=_seconds(timeout),
         conf=allocator_conf,
-        cublas_workspace_config=cublas_workspace_config,
+        cublas_workspace_config=cublas_workspace_config or os.environ.get("CUBLAS_WORKSPACE_CONFIG") or None,
         simulates=simulates,
     )
     dirs = find_profiles(profile_dir)
     number = _whole("--device", device, least=0)
     if matrix is not None:
-        if flat.given() or html is not None:
+        if flat.given() or roles or html is not None:
             raise UsageError("--matrix says itself what runs", hint="leave out flags of a run, and --html")
         from vramplan.cli._measure_matrix import measure_matrix
 
-        raise typer.Exit(measure_matrix(matrix, manner, number, dirs, form, output))
+        with _ended_as_by_ctrl_c():
+            raise typer.Exit(measure_matrix(matrix, manner, number, dirs, form, output))
     asked = with_profile(flat, dirs)
     bench = open_bench(number, dirs)
     place = record_file(bench, dirs, "runs") if record else None if output is None else Path(output)
-    raise typer.Exit(_measure(asked, manner, bench, dirs, form, place, html))
+    with _ended_as_by_ctrl_c():
+        raise typer.Exit(_measure(asked, manner, bench, dirs, form, place, html, roles=roles))
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP as KeyboardInterrupt: what was measured is kept, and no folder of weights is left behind."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]  # nohup's stays ignored
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def record_file(bench: Bench, dirs: ProfileDirs, name: str) -> Path:
@@ -144,15 +177,25 @@ def _measure(
     form: Output,
     place: Path | None,
     html: str | None,
+    *,
+    roles: bool,
 ) -> ExitCode:
     if place is not None:
         manner = replace(manner, snapshots=place.parent)
     planned = plan_run(asked.flat, manner, bench, dirs)
+    if roles and len(planned.prepared[0].run.roles) < _SEVERAL:
+        raise UsageError("--roles is of runs with several models", hint="name them: --teacher ID --student ID")
     measured = measure_run(planned, manner, bench, profile_dirs=dirs, progress=_terminal.say)
-    if place is not None:
-        append_record(place, measured.record)
-        _terminal.say(f"written: {place}, record {measured.record.id}")
+    unwritten: UsageError | None = None
+    try:
+        if place is not None:
+            append_record(place, measured.record)
+            _terminal.say(f"written: {place}, record {measured.record.id}")
+    except UsageError as error:  # what took minutes to measure is still answered
+        unwritten = error
     code = _print(measured, asked, form)
+    if unwritten is not None:
+        raise unwritten
     if html is not None and measured.report is not None:
         write_page(html, measured.report, name=page_name(asked), units=form.units)
     return code
@@ -181,7 +224,7 @@ def _print(measured: Measured, asked: Asked, form: Output) -> ExitCode:
 
 
 def _whole(flag: str, text: str, *, least: int) -> int:
-    if not text.isdigit() or int(text) < least:
+    if not _WHOLE.fullmatch(text) or int(text) < least:
         raise UsageError(f"{flag} must be a whole number of at least {least}, not {text!r}")
     return int(text)
 
@@ -191,6 +234,6 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds <= _LONGEST_SECONDS:
-        raise UsageError(f"--timeout must be a number of seconds above 0, not {text!r}")
+    if not 0 < seconds <= LONGEST_SECONDS:
+        raise UsageError(f"--timeout must be a number of seconds above 0 and up to a week, not {text!r}")
     return seconds

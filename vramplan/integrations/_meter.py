@@ -57,7 +57,7 @@ class Meter:
         seconds = self._clock() - self._began
         phase = self._phases.setdefault(name, _Phase())
         phase.num_repeats += 1
-        phase.seconds = seconds if is_timed else None
+        phase.seconds = (phase.seconds or 0.0) + seconds if is_timed else None
         self.current = None
         reading = self._counters.read()
         if reading is None:

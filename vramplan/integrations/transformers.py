@@ -32,6 +32,7 @@ from vramplan.integrations._settings import run_settings
 from vramplan.planner.measured_record import now
 from vramplan.records.record import Record, RecordGpu, RecordOutOfMemory
 from vramplan.records.store import append_record
+from vramplan.runfiles.flat import parse_flat
 
 FILE_NAME = "vramplan-records.jsonl"
 _LOG = logging.getLogger("vramplan")
@@ -66,6 +67,9 @@ class MemoryCallback(TrainerCallback):  # type: ignore[misc]
         run: settings of the run that cannot be read from the trainer, as `estimate --jsonl` spells them; they replace
             what was found.
         estimate: whether an estimate of the run is made when it ends, for the record.
+
+    Raises:
+        UsageError: `run` holds what is no setting of a run.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class MemoryCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.is_off = False
         self._path, self._given, self._estimates = path, dict(run or {}), estimate
+        parse_flat(self._given, "MemoryCallback(run=…)")  # said now, not when the training has ended
         self._meter: Meter | None = None
         self._counters: Counters = NoCounters()
         self._card = RecordGpu(name="cpu")

@@ -31,6 +31,7 @@ class Bench:
         card: the card, None where NVML does not answer or there is none.
         sight: reads its used memory, or None.
         profile: the name of its profile, or None.
+        visible: what CUDA_VISIBLE_DEVICES must be for a process to see it alone where NVML does not say, or None.
         capacity_bytes: on a CPU, what the allocator model may reserve, or None.
         note: what to know of it, or None.
         bitsandbytes: why bitsandbytes cannot be used here, in its own words, or None.
@@ -41,6 +42,7 @@ class Bench:
     card: Card | None = None
     sight: Sight | None = None
     profile: str | None = None
+    visible: str | None = None
     capacity_bytes: int | None = None
     note: str | None = None
     bitsandbytes: str | None = None
@@ -98,7 +100,8 @@ def open_bench(
         door = open_nvml()
     except NoDriverError as error:
         note = f"what the whole card uses is not known: {error.message}"
-        return Bench(device="cuda", note=note, bitsandbytes=refused, fix=library.fix)
+        visible = _visible(number, probed["torch"].facts["num_devices"], variables)
+        return Bench(device="cuda", visible=visible, note=note, bitsandbytes=refused, fix=library.fix)
     device = find_device(door, number, variables)
     sight = NvmlSight(door, device)
     card = sight.card()
@@ -110,6 +113,14 @@ def open_bench(
         bitsandbytes=refused,
         fix=library.fix,
     )
+
+
+def _visible(number: int, num_devices: int, variables: Mapping[str, str]) -> str:
+    """That device alone, as CUDA counts here, where NVML gives no card a name."""
+    if number >= num_devices:
+        raise UsageError(f"there is no GPU {number}", hint=f"--device takes 0 to {num_devices - 1}: torch sees so many")
+    listed = variables.get("CUDA_VISIBLE_DEVICES")
+    return str(number) if listed is None else listed.split(",")[number].strip()
 
 
 def _test_bench(text: str) -> Bench:

@@ -13,10 +13,10 @@ from vramplan.catalog.matrices import Matrix, MatrixRun
 from vramplan.catalog.runs import load_run
 from vramplan.errors import NoHardwareError, UsageError, VramplanError
 from vramplan.planner.bench import Bench
-from vramplan.planner.measure_plan import Manner, Planned, plan_run
+from vramplan.planner.measure_plan import LONGEST_SECONDS, Manner, Planned, plan_run
 from vramplan.planner.measured import Measured, measure_run
 from vramplan.records.record import WEIGHTS, Record
-from vramplan.records.store import append_record, read_records
+from vramplan.records.store import append_record, read_records, sole_writer
 from vramplan.runfiles.flat import FlatRun, parse_flat
 
 AGAIN = ("interrupted", "killed")
@@ -85,7 +85,21 @@ def run_matrix(
         UsageError: a setting is wrong, or the file cannot be read or written.
     """
     ready, refused = _plan(matrix, manner, bench, profile_dirs)
-    known = {} if not path.exists() else {one.run_key: one for one in read_records(path) if one.outcome not in AGAIN}
+    with sole_writer(path):
+        return _run_all(ready, refused, bench, path, profile_dirs=profile_dirs, progress=progress, measure=measure)
+
+
+def _run_all(
+    ready: list[_Ready],
+    refused: list[Refused],
+    bench: Bench,
+    path: Path,
+    *,
+    profile_dirs: ProfileDirs,
+    progress: Callable[[str], None],
+    measure: Measure,
+) -> MatrixResult:
+    known = {} if not path.is_file() else {one.run_key: one for one in read_records(path) if one.outcome not in AGAIN}
     done = {one.planned.key: known[one.planned.key] for one in ready if one.planned.key in known}
     num_skipped = len(done)
     waiting = [one for one in ready if one.planned.key not in done]
@@ -152,8 +166,9 @@ def _manner(run: MatrixRun, manner: Manner) -> Manner:
         raise UsageError(f"{run.where}: weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
     if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
         raise UsageError(f"{run.where}: steps must be a whole number of at least 1, not {steps!r}")
-    if timeout is not None and (not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or timeout <= 0):
-        raise UsageError(f"{run.where}: timeout must be a number of seconds above 0, not {timeout!r}")
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and (not is_number or not 0 < timeout <= LONGEST_SECONDS):  # nan is in no range
+        raise UsageError(f"{run.where}: timeout must be a number of seconds above 0 and up to a week, not {timeout!r}")
     if conf is not None and not isinstance(conf, str):
         raise UsageError(f"{run.where}: allocator_conf must be a text, not {conf!r}")
     return replace(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from vramplan.allocator.config import AllocatorConfig
 from vramplan.catalog.dirs import ProfileDirs
 from vramplan.core.device import Gpu
-from vramplan.core.run import RolloutBackend, Run
+from vramplan.core.run import AttentionImplementation, RolloutBackend, Run
 from vramplan.errors import CannotTellError, NoHardwareError, UsageError
 from vramplan.planner.answer import prepare
 from vramplan.planner.bench import Bench
@@ -19,6 +21,9 @@ from vramplan.planner.simulated import NEEDED
 from vramplan.records.record import run_key
 from vramplan.runfiles.flat import FlatRun
 from vramplan.units import KiB
+
+LONGEST_SECONDS = 7 * 24 * 3600.0
+"""More than any run takes; timers of threads overflow at some 292 years."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,8 @@ def plan_run(flat: FlatRun, manner: Manner, bench: Bench, profile_dirs: ProfileD
     models = {role.name: role.model for role in setting.run.roles if role.shares is None}
     weights = choose_weights(manner.weights, models)
     conf = allocator_conf(manner.conf)
+    with contextlib.suppress(CannotTellError):  # another allocator can be measured, if not simulated
+        AllocatorConfig.parse(conf)
     with_workspace(setting.gpu, manner.cublas_workspace_config)  # refuses what it cannot read
     steps = manner.steps if setting.run.training is not None else None
     key = run_key(flat.to_dict(), weights=weights.kind, conf=conf, steps=steps, device=bench.device)
@@ -101,6 +108,11 @@ def _refuse(run: Run, bench: Bench) -> None:
     if run.rollout is not None and run.rollout.backend is RolloutBackend.VLLM_COLOCATE:
         raise CannotTellError(
             "measure starts no vLLM engine beside the run", hint="measure the rest with --rollout vllm-server, or hf"
+        )
+    if run.attn_implementation is AttentionImplementation.FLASH_ATTENTION_2 and find_spec("flash_attn") is None:
+        raise NoHardwareError(
+            "flash_attention_2 needs the package flash-attn, which is not installed",
+            hint="install it, or measure with --attn-implementation sdpa; `vramplan simulate` does without it",
         )
     quantised = any(role.load.quantization.is_bitsandbytes for role in run.roles)
     eight_bit = run.training is not None and ("8bit" in run.training.optim or "paged" in run.training.optim)

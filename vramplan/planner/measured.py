@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +125,8 @@ def measure_run(
                 eye.stop()
         _raise_refusal(finished)
         record = _record(planned, manner, bench, finished, eye, baseline, guess, simulation, notes)
-        if record.out_of_memory is not None and record.out_of_memory.snapshot is not None and manner.snapshots:
-            manner.snapshots.mkdir(parents=True, exist_ok=True)
-            (manner.snapshots / record.out_of_memory.snapshot).write_bytes(snapshot.read_bytes())
+        if manner.snapshots is not None:
+            record = _with_snapshot(record, snapshot, manner.snapshots)
     return Measured(
         record=record,
         report=measured_report(planned.flat, planned.prepared, record, profile_dirs=profile_dirs, run_id=run_id),
@@ -160,8 +159,9 @@ def environment_of(conf: str, cublas_workspace_config: str | None, bench: Bench)
     variables: dict[str, str | None] = {"PYTORCH_ALLOC_CONF": conf or None, "PYTORCH_CUDA_ALLOC_CONF": conf or None}
     if cublas_workspace_config is not None:
         variables["CUBLAS_WORKSPACE_CONFIG"] = cublas_workspace_config
-    if bench.card is not None:
-        variables["CUDA_VISIBLE_DEVICES"] = bench.card.visible
+    visible = bench.visible if bench.card is None else bench.card.visible
+    if visible is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = visible
     return variables
 
 
@@ -206,6 +206,7 @@ def _simulated(
             gpu=with_workspace(setting.gpu, manner.cublas_workspace_config),
             stack=setting.stack,
             allocator=AllocatorConfig.parse(planned.conf),
+            num_updates=min(manner.steps, 2),  # the third is like the second
         )
     except VramplanError as error:
         return None, f"not simulated: {error.message}"
@@ -213,6 +214,20 @@ def _simulated(
         planned.flat, planned.prepared, found.phases, how="simulate", profile_dirs=profile_dirs, run_id=run_id
     )
     return report, None
+
+
+def _with_snapshot(record: Record, snapshot: Path, folder: Path) -> Record:
+    """The record, with the snapshot that it names put beside it; without one where the disk does not take it."""
+    failure = record.out_of_memory
+    if failure is None or failure.snapshot is None:
+        return record
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / failure.snapshot).write_bytes(snapshot.read_bytes())
+    except OSError as error:
+        note = f"its snapshot cannot be written to {folder}: {error.strerror}"
+        return replace(record, out_of_memory=replace(failure, snapshot=None), notes=(*record.notes, note))
+    return record
 
 
 def _raise_refusal(finished: Finished) -> None:

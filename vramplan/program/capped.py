@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,13 +71,16 @@ class CappedCpu(TorchDispatchMode):  # type: ignore[misc]
         self._alive[key] = weakref.ref(storage, free)
 
     def _refuse(self, error: OutOfMemory) -> None:
+        has_snapshot = False
         if self._snapshot is not None:
-            write_snapshot(self._recorder.snapshot(), Path(self._snapshot))
+            with contextlib.suppress(OSError):  # the out-of-memory is the result, with a snapshot or without
+                write_snapshot(self._recorder.snapshot(), Path(self._snapshot))
+                has_snapshot = True
         self._last = Refusal(
             requested_bytes=error.requested_bytes,
             allocated_bytes=error.allocated_bytes,
             reserved_bytes=error.reserved_bytes,
-            has_snapshot=self._snapshot is not None,
+            has_snapshot=has_snapshot,
         )
 
     def describe(self) -> Mapping[str, Any]:

@@ -62,10 +62,19 @@ class CheckpointActor(Actor):
         self._lora_dropout = lora_dropout
         self._rests = False
 
-    def enter(self, watch: Watch, *, warms_up: bool = False) -> None:  # noqa: ARG002 - from_pretrained decides
-        """Onto the device: loaded the first time, brought back from host memory later."""
+    def enter(self, watch: Watch, *, warms_up: bool = False) -> None:
+        """Onto the device: loaded the first time, brought back from host memory later.
+
+        Without a warm-up a script loads into host memory and moves: with a device map from_pretrained warms up.
+        """
         if self.model is None:
-            model = load_checkpoint(self._folder, self.role.load, self._run.attn_implementation.value, watch.device)
+            model = load_checkpoint(
+                self._folder,
+                self.role.load,
+                self._run.attn_implementation.value,
+                watch.device,
+                moves=not warms_up,
+            )
             self.model = prepared(self._run, self.role, model, lora_dropout=self._lora_dropout)
         elif self._rests:
             self.model.to(watch.device)

@@ -21,7 +21,7 @@ _PATTERN_ELEMENTS = 1 << 22
 _STANDARD_DEVIATION = 0.02  # initializer_range of most configs
 
 
-def load_checkpoint(folder: str, load: LoadSpec, attention: str, device: torch.device) -> Any:
+def load_checkpoint(folder: str, load: LoadSpec, attention: str, device: torch.device, *, moves: bool = False) -> Any:
     """A model from a folder or the Hub, straight onto the device, quantised on the way.
 
     Args:
@@ -29,8 +29,10 @@ def load_checkpoint(folder: str, load: LoadSpec, attention: str, device: torch.d
         load: its precision.
         attention: which attention code runs.
         device: where it goes.
+        moves: into host memory first, and from there onto the device; quantised ones have no such way.
     """
     options: dict[str, Any] = {}
+    moves = moves and not load.quantization.is_bitsandbytes
     if load.quantization.is_bitsandbytes:
         import_bitsandbytes()
         options["quantization_config"] = quantization_config(load)
@@ -40,14 +42,14 @@ def load_checkpoint(folder: str, load: LoadSpec, attention: str, device: torch.d
             folder,
             dtype=torch_dtype(load.dtype),
             attn_implementation=attention,
-            device_map={"": str(device)},
+            device_map={"": "cpu" if moves else str(device)},
             trust_remote_code=False,
             **options,
         )
     model.config.use_cache = True
     if load.kbit_fp32_upcast:
         upcast(model, lambda _: None)
-    return model.eval()
+    return model.to(device).eval() if moves else model.eval()
 
 
 def write_random_checkpoint(config: Mapping[str, Any], load: LoadSpec, folder: Path) -> None:

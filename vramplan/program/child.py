@@ -42,10 +42,10 @@ def run_task(task: Task, tell: Tell) -> None:
     from vramplan.program.cast import Cast
     from vramplan.program.device_watch import DeviceWatch
     from vramplan.program.logprobs import scoring_of
-    from vramplan.program.methods import Program
+    from vramplan.program.methods import Program, micro_steps_per_update
     from vramplan.program.older_loss import LogitsCode
     from vramplan.program.phase_names import empties_before
-    from vramplan.program.simulate import default_loop
+    from vramplan.program.simulate import default_loop, warms_up
 
     run = task.run
     torch.manual_seed(0)
@@ -76,8 +76,8 @@ def run_task(task: Task, tell: Tell) -> None:
                 checkpoints=checkpoints,
             )
             program = Program(run, cast, watch, loop, scoring)
-            program.load(warms_up=task.stack.warms_up_allocator)
-            program.play(task.steps * min(run.training.gradient_accumulation_steps, 2) if run.training else 0)
+            program.load(warms_up=warms_up(run, task.stack, loop))
+            program.play(task.steps * micro_steps_per_update(run))
             watch.close()
             counters.empty_cache()
             left = counters.read()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,8 +59,10 @@ class CudaCounters:
     def _observe(self, _device: int, requested_bytes: int, _allocated: int, _free: int) -> None:
         self._last = self._held(requested_bytes, has_snapshot=False)
         if self._snapshot is not None:
-            torch.cuda.memory._dump_snapshot(self._snapshot)
-            self._last = self._held(requested_bytes, has_snapshot=True)
+            # What is raised here takes the place of the out-of-memory itself, and a full disk must not.
+            with contextlib.suppress(OSError, RuntimeError, MemoryError):
+                torch.cuda.memory._dump_snapshot(self._snapshot)
+                self._last = replace(self._last, has_snapshot=True)
 
     def _held(self, requested_bytes: int | None, *, has_snapshot: bool) -> Refusal:
         return Refusal(

@@ -19,6 +19,11 @@ from vramplan.program.watch import Watch
 from vramplan.program.workload import Batch, Loop, Trainer, generate, score, sft_loss, wrap_forward
 
 
+def micro_steps_per_update(run: Run) -> int:
+    """Forwards with a backward that are run for an update: the third is like the second. 0 where nothing trains."""
+    return 0 if run.training is None else min(run.training.gradient_accumulation_steps, 2)
+
+
 class Program:
     """A run on its cast.
 
@@ -79,7 +84,7 @@ class Program:
         trainer = Trainer(trained.model, training, self._watch, loop=self._loop)
         losses = {Method.SFT: self._sft, Method.DPO: self._dpo, Method.GRPO: self._grpo, Method.RLT: self._grpo}
         loss_of = losses[self._run.method](trained)
-        steps_per_update = min(training.gradient_accumulation_steps, 2)  # the third is like the second
+        steps_per_update = micro_steps_per_update(self._run)
         for micro_step in range(num_micro_steps):
             if micro_step % steps_per_update == 0 and self._run.method.rolls_out:
                 self._roll_out(trained, trainer.forward)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vramplan.errors import UsageError
@@ -45,6 +46,35 @@ def append_record(path: Path, record: Record) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
 
 
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Nobody else measures into this file meanwhile: the same runs would be measured twice, and disturb each other.
+
+    Raises:
+        UsageError: somebody does, or it cannot be written.
+    """
+    import fcntl
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            hint = "wait for it, or name another file with --output"
+            raise UsageError(f"another vramplan measures into {path}", hint=hint) from error
+        except OSError:
+            pass  # a file system or a device without locks
+        try:
+            yield
+        finally:
+            if path.is_file() and path.stat().st_size == 0:  # nothing was measured
+                path.unlink()
+
+
 def folder_name(gpu_name: str) -> str:
     """A card's name as a folder's: `NVIDIA H100 80GB HBM3` is `nvidia-h100-80gb-hbm3`."""
     return re.sub(r"[^a-z0-9]+", "-", gpu_name.lower()).strip("-") or "unknown"
@@ -74,7 +104,7 @@ def _load(text: str, place: str) -> object:
 
 
 def _drop_torn_line(path: Path) -> None:
-    if not path.exists():
+    if not path.is_file():  # a device or a pipe holds no line of before
         return
     content = path.read_bytes()
     end = content.rfind(b"\n") + 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from vramplan.errors import UsageError
 from vramplan.integrations._counters import Reading
 from vramplan.integrations._ending import ending, ending_of
 from vramplan.integrations._meter import Meter
@@ -142,9 +143,25 @@ def test_each_phase_is_read_once_and_nothing_waits(
     assert optimizer is not None
     assert record.device == "cuda"
     assert train_phase.allocated_bytes == 104 * MIB  # the highest of its repetitions
+    assert train_phase.num_repeats == 6
     assert (train_phase.reserved_bytes, train_phase.device_used_bytes) == (128 * MIB, 300 * MIB)
     assert (train_phase.num_alloc_retries or 0) + (optimizer.num_alloc_retries or 0) == 1
     assert record.run["gpu"] == "h100-80gb"
+
+
+def test_seconds_are_those_of_all_repetitions() -> None:
+    ticks = iter([0.0, 10.0, 11.5, 20.0, 22.0])
+    meter = Meter(Counters(), clock=lambda: next(ticks))
+    for _ in range(2):
+        meter.begin("train")
+        meter.end("train")
+    (phase,) = meter.phases()
+    assert (phase.seconds, phase.num_repeats) == (3.5, 2)
+
+
+def test_a_setting_that_is_none_is_said_before_the_training() -> None:
+    with pytest.raises(UsageError, match="colour"):
+        MemoryCallback(run={"colour": "red"})
 
 
 @pytest.mark.filterwarnings("default")
