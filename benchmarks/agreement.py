@@ -191,7 +191,7 @@ def real_trace(case: Case, *, with_labels: bool = False) -> Any:
             loop=Loop(style="plain" if case.plain else "trainer", fp32_outputs=not case.plain),
             every_layer=True,
             with_labels=with_labels,
-            scoring=scoring_of(setting_of(case).stack, rlt=False, divides=True),
+            scoring=scoring_of(setting_of(case).stack, case.method),
         )
 
 

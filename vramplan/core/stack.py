@@ -44,6 +44,9 @@ class Stack:
         fused_four_bit_forward: bitsandbytes multiplies small batches without dequantising the weight.
         four_bit_saves_input: bitsandbytes' 4-bit product keeps its input for the backward.
         adapters_cast_to_fp32: peft keeps adapters in fp32 whatever the base dtype.
+        adapts_fused_experts: peft adapts the fused parameters where target_modules names transformers 4's projections.
+        all_linear_reaches_experts: peft's `all-linear` means those parameters too, instead of failing on such a model.
+        expert_adapters_folded: peft adds an expert adapter to its parameter in one product, without a delta of its own.
         fused_optimizer_default: transformers' default `optim` is the fused AdamW, where torch is new enough.
         fused_optimizer_trusted: torch is new enough for that.
     """
@@ -79,5 +82,8 @@ class Stack:
     fused_four_bit_forward: bool
     four_bit_saves_input: bool
     adapters_cast_to_fp32: bool
+    adapts_fused_experts: bool
+    all_linear_reaches_experts: bool
+    expert_adapters_folded: bool
     fused_optimizer_default: bool
     fused_optimizer_trusted: bool

@@ -6,7 +6,7 @@ compute capability 8.0 on) and models/{mixtral,qwen3_moe,deepseek_v3,gpt_oss}/mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vramplan.core.model import MixtureOfExperts
 from vramplan.dtypes import DType
@@ -14,20 +14,36 @@ from vramplan.formula.activations import activate
 from vramplan.formula.code import Code, Router
 from vramplan.formula.eager import softmax_fp32, softmax_of
 from vramplan.formula.graph import Grads, apply
-from vramplan.formula.linear import Weights, linear, matmul
+from vramplan.formula.linear import Adapter, Weights, branch, linear, matmul
 from vramplan.formula.mlp import dense
 from vramplan.formula.ops import add, add_in_place, chunk, mul, narrow, promote, reduce, scale, to, unary
+from vramplan.formula.parametrized import Parametrized
 from vramplan.formula.tape import Tape, Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertWeights:
-    """The routed experts' fused parameters: matrices, and biases where they have them."""
+    """The routed experts' fused parameters: matrices, and biases where they have them.
+
+    Args:
+        gate_up, down: the matrices.
+        gate_up_bias, down_bias: the biases.
+        router_adapter, gate_up_adapter, down_adapter: adapters of the parameters themselves.
+        folds_adapters: how the experts' are added, see `Parametrized`.
+        gate_branch, up_branch, down_branch: LoRA branches of each expert's own linear layers (transformers < 5).
+    """
 
     gate_up: Tensor
     down: Tensor
     gate_up_bias: Tensor | None = None
     down_bias: Tensor | None = None
+    router_adapter: Adapter | None = None
+    gate_up_adapter: Adapter | None = None
+    down_adapter: Adapter | None = None
+    folds_adapters: bool = True
+    gate_branch: Adapter | None = None
+    up_branch: Adapter | None = None
+    down_branch: Adapter | None = None
 
 
 def mixture(
@@ -48,12 +64,20 @@ def mixture(
         experts: the routed experts.
         code: which router.
     """
-    routed = _ROUTERS[code.router](tape, hidden, shape, weights[shape.router.name])
+    routed = _route(tape, hidden, shape, weights[shape.router.name], experts.router_adapter, code)
     result = _routed(tape, hidden, shape, experts, routed[0])
     if shape.shared is not None:
         result = add(tape, result, dense(tape, hidden, shape.shared, weights))
     del routed
     return result
+
+
+def _route(
+    tape: Tape, hidden: Tensor, shape: MixtureOfExperts, weights: Weights, adapter: Adapter | None, code: Code
+) -> tuple[Tensor, ...]:
+    """Weights of each token's experts first."""
+    routing = Parametrized(tape, weights.weight, adapter, folds=False)
+    return _ROUTERS[code.router](tape, hidden, shape, replace(weights, weight=routing.value()))
 
 
 def _num_tokens(hidden: Tensor, shape: MixtureOfExperts) -> int:
@@ -141,17 +165,24 @@ def _divided_by_sum(tape: Tape, chosen: Tensor, tokens: int) -> Tensor:
 def _routed(
     tape: Tape, hidden: Tensor, shape: MixtureOfExperts, experts: ExpertWeights, sample_weights: Tensor
 ) -> Tensor:
-    """grouped_mm_experts_forward over tokens × experts per token, sorted by expert."""
+    """grouped_mm_experts_forward over tokens × experts per token, sorted by expert.
+
+    peft's wrapper of `down_proj` is around that of `gate_up_proj`.
+    """
+    down = Parametrized(tape, experts.down, experts.down_adapter, folds=experts.folds_adapters)
+    gate_up = Parametrized(tape, experts.gate_up, experts.gate_up_adapter, folds=experts.folds_adapters)
     pairs = _num_tokens(hidden, shape) * shape.num_experts_per_tok
     sorted_experts, permutation = tape.empty(pairs, DType.INT64), tape.empty(pairs, DType.INT64)
     selected = _rows(tape, hidden, tape.empty(pairs, DType.INT64), pairs * shape.hidden_size)
     weights = _rows(tape, sample_weights, permutation, pairs)
     histogram_input = tape.empty(pairs, DType.INT32)
     bias = _bias_rows(tape, experts.gate_up_bias, sorted_experts, shape.num_experts)
-    states = _grouped(tape, selected, experts.gate_up, pairs * 2 * shape.intermediate_size, bias)
-    states = _gated(tape, states, shape)
+    states = _grouped(tape, selected, gate_up.value(), pairs * 2 * shape.intermediate_size, bias)
+    states = _gated(tape, states, selected, shape, experts, pairs)
     bias = _bias_rows(tape, experts.down_bias, sorted_experts, shape.num_experts)
-    states = _grouped(tape, states, experts.down, pairs * shape.hidden_size, bias)
+    inner, states = states, _grouped(tape, states, down.value(), pairs * shape.hidden_size, bias)
+    states = _with_branch(tape, states, inner, experts.down_branch, pairs)
+    del inner
     weighted = _weighted(tape, states, weights, pairs)
     weighted = _rows(tape, weighted, tape.empty(pairs, DType.INT64), weighted.numel)
     # The sum's gradient is an expanded view, which the view before it makes contiguous.
@@ -178,10 +209,22 @@ def _grouped(tape: Tape, states: Tensor, weight: Tensor, numel: int, bias: Tenso
     return result if bias is None else add_in_place(tape, result, bias)
 
 
-def _gated(tape: Tape, states: Tensor, shape: MixtureOfExperts) -> Tensor:
+def _with_branch(tape: Tape, result: Tensor, hidden: Tensor, adapter: Adapter | None, pairs: int) -> Tensor:
+    """An expert's linear layer with its LoRA branch: all experts' together, as their products are."""
+    if adapter is None:
+        return result
+    added = add(tape, result, branch(tape, to(tape, hidden, adapter.down.dtype), adapter, pairs, result.numel))
+    return to(tape, added, result.dtype)
+
+
+def _gated(
+    tape: Tape, states: Tensor, selected: Tensor, shape: MixtureOfExperts, experts: ExpertWeights, pairs: int
+) -> Tensor:
     half = states.numel // 2
     if not shape.expert_bias:
         gate, up = chunk(tape, states, (half, half))
+        gate = _with_branch(tape, gate, selected, experts.gate_branch, pairs)
+        up = _with_branch(tape, up, selected, experts.up_branch, pairs)
         return mul(tape, activate(tape, gate, shape.activation), up)
     # GptOssExperts._apply_gate: interleaved views, both clamped, a sigmoid written out.
     gate, up = narrow(tape, states, half), narrow(tape, states, half)

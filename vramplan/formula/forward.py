@@ -33,22 +33,28 @@ class Sampled:
     stands_for: list[int]
 
 
-def sample(model: ModelShape) -> Sampled:
-    """Pick the layers to trace: what comes before and after a layer of one kind does not change what it does."""
+def sample(model: ModelShape, *, first_trained: int = 0) -> Sampled:
+    """Pick the layers to trace: what comes before and after a layer of one kind does not change what it does.
+
+    Args:
+        model: its layers.
+        first_trained: the first layer of which anything trains. Up to it no hidden states need a gradient, unlike those
+            that a later layer of the same kind is given.
+    """
     layers = model.layers
     total = len(layers)
     if total <= 2:
         return Sampled(layers=list(layers), stands_for=list(range(total)))
     # Readers repeat one object for equal layers, and comparing layers field by field is slow.
-    middle: dict[int, int] = {}
+    middle: dict[tuple[int, bool], int] = {}
     picked = [layers[0]]
-    for layer in layers[1:-1]:
-        if id(layer) not in middle:
-            middle[id(layer)] = len(picked)
+    kinds = [(id(layer), index > first_trained) for index, layer in enumerate(layers[1:-1], start=1)]
+    for kind, layer in zip(kinds, layers[1:-1], strict=True):
+        if kind not in middle:
+            middle[kind] = len(picked)
             picked.append(layer)
     picked.append(layers[-1])
-    stands_for = [0, *[middle[id(layer)] for layer in layers[1:-1]], len(picked) - 1]
-    return Sampled(layers=picked, stands_for=stands_for)
+    return Sampled(layers=picked, stands_for=[0, *[middle[kind] for kind in kinds], len(picked) - 1])
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,7 +22,7 @@ FUSED_4BIT_MAX_ROWS = 5
 
 @dataclass(slots=True, kw_only=True)
 class Adapter:
-    """The two matrices of a LoRA branch, `r` × in and out × `r`."""
+    """The two matrices of a LoRA branch, `r` × in and out × `r`, or those of all experts of a layer."""
 
     r: int
     down: Tensor
@@ -81,15 +81,20 @@ def linear(tape: Tape, hidden: Tensor, weights: Weights) -> Tensor:
         result = copy(tape, result)  # peft lora/bnb.py: the defensive clone
     if weights.quantization is Quantization.NONE or tape.autocast is None:
         hidden = to(tape, hidden, adapter.down.dtype)
-    shrunk = matmul(tape, hidden, adapter.down, hidden.numel // weights.in_features * adapter.r)
-    branch = matmul(tape, shrunk, adapter.up, result.numel)
-    del shrunk
-    branch = scale(tape, branch)
+    added = branch(tape, hidden, adapter, hidden.numel // weights.in_features, result.numel)
     if weights.quantization is not Quantization.NONE and tape.autocast is None:
-        branch = to(tape, branch, result_dtype)
-    result = add(tape, result, branch)
-    del branch
+        added = to(tape, added, result_dtype)
+    result = add(tape, result, added)
+    del added
     return to(tape, result, result_dtype)
+
+
+def branch(tape: Tape, hidden: Tensor, adapter: Adapter, rows: int, numel: int) -> Tensor:
+    """`lora_B(lora_A(hidden)) * scaling` over `rows` rows, of `numel` elements."""
+    shrunk = matmul(tape, hidden, adapter.down, rows * adapter.r)
+    result = matmul(tape, shrunk, adapter.up, numel)
+    del shrunk
+    return scale(tape, result)
 
 
 def _base(tape: Tape, hidden: Tensor, weights: Weights) -> Tensor:

@@ -170,15 +170,16 @@ def _fused(tape: Tape, hidden: Tensor, weights: HeadWeights, num_tokens: int) ->
         return tile
 
     def derivative(_grad: Tensor) -> Grads:
-        grad_hidden = tape.empty(kept, DType.FP32) if needs[0] else None
-        grad_head = tape.empty(head.numel, DType.FP32) if needs[1] else None
+        # Locals of the backward: all three live until both sums have been cast.
+        hidden_sum = tape.empty(kept, DType.FP32) if needs[0] else None
+        head_sum = tape.empty(head.numel, DType.FP32) if needs[1] else None
         temporaries = tiles()
-        if grad_hidden is not None and hidden_dtype is not DType.FP32:
-            grad_hidden = tape.empty(kept, hidden_dtype)
-        if grad_head is not None and head_dtype is not DType.FP32:
-            grad_head = tape.empty(head.numel, head_dtype)
-        del temporaries
-        return (grad_hidden, grad_head)
+        grads = (
+            hidden_sum if hidden_sum is None else to(tape, hidden_sum, hidden_dtype),
+            head_sum if head_sum is None else to(tape, head_sum, head_dtype),
+        )
+        del temporaries, hidden_sum, head_sum
+        return grads
 
     with tape.owner("logits"):
         statistics = [tape.empty(num_tokens, DType.FP32) for _ in range(STATISTICS)]

@@ -35,7 +35,7 @@ def trace_step(
         checkpoints: gradient checkpointing.
     """
     tape = Tape()
-    sampled = sample(model)
+    sampled = sample(model, first_trained=0 if checkpoints else modules.first_trained(model))
     layers = [modules.layer(layer) for layer in sampled.layers]
     inputs = [tape.empty(batch.num_tokens, DType.INT64) for _ in INPUTS]
     with tape.autocasting(autocast):

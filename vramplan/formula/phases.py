@@ -199,8 +199,8 @@ def new_batch(setting: Setting, rows: int, tokens: int, *, caches: bool = False,
 def forward(setting: Setting, role: Role, batch: Batch, head: Head) -> Traced:
     """A forward of one role without gradients."""
     training = setting.run.training if role is setting.run.trained else None
-    modules = Modules(role.load, training, setting.stack, unfrozen=_is_unfrozen(setting, role))
     model = setting.models[role.name]
+    modules = Modules(model, role.load, training, setting.stack, unfrozen=_is_unfrozen(setting, role))
     return trace_forward(model, modules, batch, head(setting, role, modules), autocast=setting.autocast(role))
 
 
@@ -244,9 +244,10 @@ def train_plan(setting: Setting, batch: Batch, head: Head) -> PhasePlan:
     rows = batch.rows
     # Sharded gradients are reduced layer by layer, and DDP's buckets are there from the start.
     accumulates = _accumulates(setting) or setting.run.sharding.num_gpus > 1
-    modules = Modules(role.load, training, setting.stack, gradients_exist=accumulates)
+    model = setting.models[role.name]
+    modules = Modules(model, role.load, training, setting.stack, gradients_exist=accumulates)
     step = trace_step(
-        setting.models[role.name],
+        model,
         modules,
         batch,
         head(setting, role, modules),

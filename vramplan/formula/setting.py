@@ -52,7 +52,7 @@ class Setting:
             assert training.lora is not None
             return tuple(
                 Trainable(shape=shape, dtype=training.lora.dtype, count=count)
-                for shape, count in adapter_shapes(self.models[trained.name], training.lora)
+                for shape, count in adapter_shapes(self.models[trained.name], training.lora, self.stack)
             )
         return tuple(
             Trainable(shape=stored.weight.shape, dtype=stored.dtype, count=stored.weight.count)

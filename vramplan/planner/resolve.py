@@ -25,7 +25,7 @@ from vramplan.core.run import (
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
 from vramplan.errors import CannotTellError, UsageError
-from vramplan.formula.adapters import ALL_LINEAR, DEFAULT_TARGETS, adapted
+from vramplan.formula.adapters import ALL_LINEAR, DEFAULT_TARGETS, adapter_shapes
 from vramplan.planner.sizes import resolve_sizes
 from vramplan.runfiles.flat import FlatRun
 
@@ -244,13 +244,23 @@ def _dtype(
 ) -> DType:
     if flat.dtype is not None:
         return DType.parse(flat.dtype)
+    how = stack.trainer_load_dtype if method is not Method.RLT and _runs_trl(method, stack) else "unset"
+    deepspeed = (flat.sharding or "").startswith("zero") and method.trains
     if quantization is not Quantization.NONE:
+        # TRL 1.16.0: scripts/{sft,dpo,grpo}.py pass ModelConfig's float32 (its default since 0.27.0) as dtype and, in
+        # get_quantization_config, as bnb_4bit_compute_dtype; create_model_from_path fills in float32 where none is
+        # given. A checkpoint that is stored quantised brings its own compute dtype.
+        if how == "fp32" and quantization.is_bitsandbytes and model.stored_quantization is None and not deepspeed:
+            assumptions.append(
+                f"{name}: what is not quantised loads in fp32, and 4-bit weights are computed with in fp32, the "
+                "default of these versions; --dtype bf16 halves it"
+            )
+            return DType.FP32
         assumptions.append(f"{name}: what is not quantised loads in bf16")
         return DType.BF16
-    if (flat.sharding or "").startswith("zero") and method.trains:
+    if deepspeed:
         assumptions.append(f"{name} is trained in bf16 by DeepSpeed, with fp32 master weights")
         return DType.BF16
-    how = stack.trainer_load_dtype if method is not Method.RLT and _runs_trl(method, stack) else "unset"
     if how == "unset":
         how = stack.default_dtype
     if how == "auto":
@@ -313,11 +323,11 @@ def _lora(flat: FlatRun, role: Role, model: ModelShape, method: Method, stack: S
     if flat.adapter_dtype is not None:
         dtype = DType.parse(flat.adapter_dtype)
     elif role.load.quantization.is_bitsandbytes and method in (Method.GRPO, Method.DPO):
-        dtype = role.load.dtype  # TRL casts trainable adapters of a quantised model (grpo_trainer.py 496-503)
+        dtype = DType.BF16  # TRL casts what trains in a quantised model (1.16.0 grpo_trainer.py:538-541, dpo 729)
     else:
         dtype = DType.FP32 if stack.adapters_cast_to_fp32 or method is Method.SFT else role.load.dtype
     lora = Lora(r=r, target_modules=targets, dtype=dtype)
-    if not adapted(model, lora):
+    if not adapter_shapes(model, lora, stack):
         names = sorted({linear.name.rpartition(".")[2] for linear, _ in model.linears()})
         raise UsageError(
             f"no module of {role.model} is called {' or '.join(targets)}",

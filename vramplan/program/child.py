@@ -38,7 +38,6 @@ def run_task(task: Task, tell: Tell) -> None:
     tell({"event": "begin", "time": time.monotonic()})
     import torch
 
-    from vramplan.core.run import Method
     from vramplan.program.cast import Cast
     from vramplan.program.device_watch import DeviceWatch
     from vramplan.program.logprobs import scoring_of
@@ -63,7 +62,7 @@ def run_task(task: Task, tell: Tell) -> None:
         vocabulary_size=min(int(_text(config)["vocab_size"]) for config in task.configs.values()),
     )
     loop = default_loop(run, task.stack)
-    scoring = scoring_of(task.stack, rlt=run.method is Method.RLT, divides=run.method.rolls_out)
+    scoring = scoring_of(task.stack, run.method)
     try:
         with counters:
             cast = Cast(

@@ -6,21 +6,33 @@ Behaviour read in TRL trainer/utils.py and trainer/grpo_trainer.py (0.14 to 1.16
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.utils.checkpoint
 
+from vramplan.core.run import Method
 from vramplan.core.stack import Stack
 from vramplan.errors import CannotTellError
+from vramplan.formula.heads import CHUNKED_LOSS_TOKENS
 from vramplan.formula.logprobs import LogProbCode, code_of
 from vramplan.program.workload import Batch
 
 _TEMPERATURE = 0.9  # any: TRL divides whatever it is
 _FUSED_VOCABULARY = 32768  # _CHUNKED_LOGPROB_CHUNK_SIZE in TRL 1.16 trainer/utils.py
+
+
+class SftLoss(str, Enum):
+    """Where the loss of supervised fine-tuning comes from."""
+
+    MODEL = "model"  # the model's own, of all logits
+    CHUNKED = "chunked"  # TRL 1.5 to 1.14
+    FUSED = "fused"  # TRL from 1.15 on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +43,24 @@ class Scoring:
         code: which code.
         divides: whether logits are divided by a temperature.
         in_place: whether that division makes no copy.
+        sft: which loss supervised fine-tuning has.
     """
 
     code: LogProbCode
     divides: bool
     in_place: bool
+    sft: SftLoss = SftLoss.MODEL
 
 
-def scoring_of(stack: Stack, *, rlt: bool, divides: bool) -> Scoring:
+def scoring_of(stack: Stack, method: Method) -> Scoring:
     """What a stack runs."""
-    return Scoring(code=code_of(stack, rlt=rlt), divides=divides, in_place=stack.temperature_in_place and not rlt)
+    rlt = method is Method.RLT
+    return Scoring(
+        code=code_of(stack, rlt=rlt),
+        divides=method.rolls_out,
+        in_place=stack.temperature_in_place and not rlt,
+        sft=_sft_loss_of(stack) if method is Method.SFT else SftLoss.MODEL,
+    )
 
 
 def completion_logprobs(
@@ -102,10 +122,11 @@ def fused_kernels(scoring: Scoring) -> Iterator[None]:
     def nothing(*_: Any, **__: Any) -> None:
         """Folds a tile in place."""
 
-    with (
-        patch.object(chunked_logprob, "_forward_tile", nothing),
-        patch.object(chunked_logprob, "_backward_tile", nothing),
-    ):
+    # On a GPU products of 16-bit tiles go into the fp32 sums without a copy (torch.addmm's out_dtype).
+    names = [name for name in ("_forward_tile", "_backward_tile", "_addmm_fp32") if hasattr(chunked_logprob, name)]
+    with ExitStack() as patches:
+        for name in names:
+            patches.enter_context(patch.object(chunked_logprob, name, nothing))
         yield
 
 
@@ -124,25 +145,69 @@ def _installed_kernels() -> Any:
     return chunked_logprob
 
 
-def _fused(forward: Callable[..., Any], model: Any, batch: Batch, targets: Any) -> Any:
+def _sft_loss_of(stack: Stack) -> SftLoss:
+    """Which loss TRL's SFTTrainer computes; the model's own where trl is not named or is older than 1.5."""
+    if "trl" not in stack.named:
+        return SftLoss.MODEL
+    if stack.fused_lm_head:
+        return SftLoss.FUSED
+    return SftLoss.CHUNKED if stack.sft_chunked_loss else SftLoss.MODEL
+
+
+def fused_sft_loss(forward: Callable[..., Any], model: Any, batch: Batch) -> Any:
+    """TRL from 1.15 on: the negative mean of what the fused head gives, entropies for the metrics beside it.
+
+    TRL 1.16 trainer/sft_trainer.py add_fused_lm_head(outputs=("log_probs", "entropy", "is_top1")).
+    """
+    targets = batch.input_ids[:, 1:]
+    return -_fused(forward, model, batch, targets, temperature=1.0, outputs=("log_probs", "entropy", "is_top1")).mean()
+
+
+def chunked_sft_loss(forward: Callable[..., Any], model: Any, batch: Batch) -> Any:
+    """TRL 1.5 to 1.14: the loss of 256 tokens at a time, whose logits are made again in the backward.
+
+    TRL 1.10 trainer/sft_trainer.py, chunked_nll (research/training-memory.md §3.5).
+    """
+    head = model.get_output_embeddings()
+    targets = batch.input_ids[:, 1:].reshape(-1)
+
+    def loss_of(hidden: Any, weight: Any, wanted: Any) -> Any:
+        return torch.nn.functional.cross_entropy((hidden @ weight.t()).float(), wanted, reduction="sum")
+
+    def tail(hidden: Any) -> Any:
+        kept = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+        total = kept.new_zeros((), dtype=torch.float32)
+        for start in range(0, kept.shape[0], CHUNKED_LOSS_TOKENS):
+            end = start + CHUNKED_LOSS_TOKENS
+            total = total + torch.utils.checkpoint.checkpoint(
+                loss_of, kept[start:end], head.weight, targets[start:end], use_reentrant=False
+            )
+        return total
+
+    with patch.object(head, "forward", tail):
+        outputs = forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    return outputs.logits / targets.shape[0]
+
+
+def _fused(
+    forward: Callable[..., Any],
+    model: Any,
+    batch: Batch,
+    targets: Any,
+    *,
+    temperature: float = _TEMPERATURE,
+    outputs: tuple[str, ...] = ("log_probs",),
+) -> Any:
     function = _installed_kernels().ChunkedLogProbFunction
     head = model.get_output_embeddings()
 
     def tail(hidden: Any) -> Any:
         kept = hidden[:, -targets.shape[1] - 1 : -1].reshape(-1, hidden.shape[-1])
-        outputs = function.apply(
-            kept,
-            head.weight,
-            head.bias,
-            targets.reshape(-1),
-            _TEMPERATURE,
-            _FUSED_VOCABULARY,
-            None,
-            1.0,
-            ("log_probs",),
+        found = function.apply(
+            kept, head.weight, head.bias, targets.reshape(-1), temperature, _FUSED_VOCABULARY, None, 1.0, outputs
         )
-        return outputs[0]
+        return found[0]
 
     with patch.object(head, "forward", tail):
-        outputs = forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return outputs.logits.view(targets.shape)
+        answer = forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    return answer.logits.view(targets.shape)

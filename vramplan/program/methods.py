@@ -14,7 +14,14 @@ import torch
 
 from vramplan.core.run import Method, RolloutBackend, Run
 from vramplan.program.cast import Actor, Cast
-from vramplan.program.logprobs import Scoring, completion_logprobs, full_length_logprobs
+from vramplan.program.logprobs import (
+    Scoring,
+    SftLoss,
+    chunked_sft_loss,
+    completion_logprobs,
+    full_length_logprobs,
+    fused_sft_loss,
+)
 from vramplan.program.watch import Watch
 from vramplan.program.workload import Batch, Loop, Trainer, generate, score, sft_loss, wrap_forward
 
@@ -92,9 +99,16 @@ class Program:
                 self._score_reference(sizes.max_completion_length, use_cache=True)
             trainer.micro_step(loss_of, updates=(micro_step + 1) % steps_per_update == 0)
 
-    def _sft(self, _trained: Actor) -> Callable[..., Any]:
+    def _sft(self, trained: Actor) -> Callable[..., Any]:
         sizes = self._run.sizes
-        return sft_loss(lambda: Batch(sizes.per_device_batch_size, sizes.sequence_length, self._watch))
+
+        def batch() -> Batch:
+            return Batch(sizes.per_device_batch_size, sizes.sequence_length, self._watch)
+
+        if self._scoring.sft is SftLoss.MODEL:
+            return sft_loss(batch)
+        loss = fused_sft_loss if self._scoring.sft is SftLoss.FUSED else chunked_sft_loss
+        return lambda forward: (None, loss(forward, trained.model, batch()))
 
     def _dpo(self, trained: Actor) -> Callable[..., Any]:
         sizes = self._run.sizes

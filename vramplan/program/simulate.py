@@ -12,7 +12,7 @@ from vramplan.allocator.config import AllocatorConfig
 from vramplan.allocator.oom import OutOfMemory
 from vramplan.core.device import Gpu
 from vramplan.core.report import Basis, Component, Entry, Phase
-from vramplan.core.run import Method, Run
+from vramplan.core.run import Run
 from vramplan.core.stack import Stack
 from vramplan.errors import CannotTellError
 from vramplan.formula.estimate import settle
@@ -127,7 +127,7 @@ def simulate(
         micro_steps=0 if num_updates is None else num_updates * micro_steps_per_update(run),
         logits_code=LogitsCode.of(stack),
         with_labels=True,
-        scoring=scoring_of(stack, rlt=run.method is Method.RLT, divides=run.method.rolls_out),
+        scoring=scoring_of(stack, run.method),
     )
     recorded = replace(recorded, empties_before=empties_before(run.method))
     tell(f"replaying {len(recorded.events):,} events through the allocator")

@@ -18,6 +18,7 @@ from vramplan.formula.segments import measure, start_level
 from vramplan.formula.traced import Traced
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+import agreement
 from agreement import Case, setting_of
 from agreement_models import SMALL_MODELS
 
@@ -39,7 +40,8 @@ CASES = [
 ]
 
 
-def all_layers(model: ModelShape) -> Sampled:
+def all_layers(model: ModelShape, *, first_trained: int = 0) -> Sampled:
+    assert first_trained < len(model.layers)
     return Sampled(layers=list(model.layers), stands_for=list(range(len(model.layers))))
 
 
@@ -94,6 +96,21 @@ def test_composed_segments_reach_what_the_whole_model_reaches(case: Case, monkey
         assert level.peak_bytes == peak_of(list(whole.events))
         assert sum(level.peak.values()) == level.peak_bytes
         assert sum(level.now.values()) == level.now_bytes
+
+
+EXPERTS = ("gate_proj", "up_proj", "down_proj")
+
+
+@pytest.mark.parametrize("targets", [EXPERTS, ("all-linear",)], ids="-".join)
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_layers_before_the_first_adapter_stand_for_themselves(
+    targets: tuple[str, ...], checkpoints: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Experts alone: no hidden states need a gradient in the first mixture, those of the next ones do."""
+    monkeypatch.setattr(agreement, "targets_of", lambda _model: targets)
+    case = Case(model="deepseek_v3", tuning=Tuning.LORA, attention="sdpa", checkpoints=checkpoints)
+    for sampled, whole in traces(case, monkeypatch):
+        assert peak_of(sampled.unrolled()) == peak_of(list(whole.events)) == sampled.level({}).peak_bytes
 
 
 def test_every_free_of_an_unrolled_trace_frees_what_is_alive() -> None:

@@ -174,3 +174,31 @@ def test_an_offloaded_role_is_not_there_to_load(ask):
 def test_an_adapter_aimed_at_nothing_is_refused(ask):
     with pytest.raises(UsageError, match="q_proj"):
         ask(model="openai-community/gpt2", method="sft", tuning="lora", lora_target_modules=["q_proj"])
+
+
+QLORA = {"model": SMALL, "tuning": "lora", "quantization": "nf4", "per_device_batch_size": 2}
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
+def test_trl_passes_float32_to_quantised_loads_too(ask, method):
+    """TRL >= 0.29: what bitsandbytes leaves alone (136,178,560 embeddings, 92,800 norms and biases) takes 4 B each."""
+    sizes = {"max_seq_length": 512} if method == "sft" else {}
+    silent = ask(**QLORA, **sizes, method=method, stack={"trl": "1.16.0"})
+    half = ask(**QLORA, **sizes, method=method, stack={"trl": "1.16.0"}, dtype="bf16")
+    difference = silent.models[0].weights_bytes - half.models[0].weights_bytes
+    rest = 494_032_768 - 24 * (896 * 896 * 2 + 2 * 896 * 128 + 3 * 896 * 4864)
+    assert difference == 2 * rest
+    assert any("what is not quantised loads in fp32" in one for one in silent.assumptions)
+    older = ask(**QLORA, **sizes, method=method, stack={"trl": "0.28.0"})
+    assert any("what is not quantised loads in bf16" in one for one in older.assumptions)
+
+
+def test_adapters_of_a_quantised_model_stay_bf16_in_trl(ask):
+    """grpo_trainer.py casts what trains to bf16 whatever the rest was loaded in: two moments of 2 B each."""
+    silent = ask(**QLORA, method="grpo", stack={"trl": "1.16.0"})
+    half = ask(**QLORA, method="grpo", stack={"trl": "1.16.0"}, dtype="bf16")
+
+    def adapters(report):
+        return next(phase for phase in report.phases if phase.name == "load").component_bytes(Component.ADAPTERS)
+
+    assert adapters(silent) == adapters(half) > 0
