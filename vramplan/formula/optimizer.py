@@ -28,11 +28,13 @@ class Trainable:
         shape: of each.
         dtype: of the parameter and its gradient.
         count: how many.
+        keeps_fp32_states: whether 8-bit optimizers are told to leave its states in fp32.
     """
 
     shape: tuple[int, ...]
     dtype: DType
     count: int
+    keeps_fp32_states: bool = False
 
     @property
     def numel(self) -> int:
@@ -83,7 +85,7 @@ def _fp32_moments(number: int) -> Callable[[Trainable], tuple[int, ...]]:
 
 def _eight_bit_moments(number: int) -> Callable[[Trainable], tuple[int, ...]]:
     def states(parameter: Trainable) -> tuple[int, ...]:
-        if parameter.numel < EIGHT_BIT_MIN_ELEMENTS:
+        if parameter.keeps_fp32_states or parameter.numel < EIGHT_BIT_MIN_ELEMENTS:
             return (parameter.numel * DType.FP32.itemsize,) * number
         blocks = -(-parameter.numel // EIGHT_BIT_BLOCK)
         return (parameter.numel, blocks * DType.FP32.itemsize) * number

@@ -9,7 +9,7 @@ from vramplan.allocator import AllocatorConfig
 from vramplan.allocator.sizes import SMALL_BYTES
 from vramplan.core.run import Method, Quantization, Role
 from vramplan.formula.phases import PhasePlan
-from vramplan.formula.setting import Setting
+from vramplan.formula.setting import Setting, warms_up
 from vramplan.formula.static import Static
 from vramplan.formula.timeline import Blocks, Timeline
 from vramplan.formula.weights import StoredWeight
@@ -113,7 +113,7 @@ def _load(timeline: Timeline, setting: Setting, role: Role) -> None:
     """Weights in the order of a checkpoint; a quantised one reaches the device in 16 bits first."""
     if role.offloaded:
         return
-    if setting.stack.warms_up_allocator:
+    if warms_up(setting.run, setting.stack, in_trainer=setting.trainer_named):
         _warm_up(timeline, setting.stored[role.name])
     upcast: list[tuple[Blocks, int]] = []
     for stored in _in_order(setting.stored[role.name]):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vramplan.core.device import Gpu
-from vramplan.core.model import ModelShape
+from vramplan.core.model import ModelShape, ModuleKind
 from vramplan.core.run import Method, Role, Run, Tuning
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
@@ -55,7 +55,13 @@ class Setting:
                 for shape, count in adapter_shapes(self.models[trained.name], training.lora, self.stack)
             )
         return tuple(
-            Trainable(shape=stored.weight.shape, dtype=stored.dtype, count=stored.weight.count)
+            Trainable(
+                shape=stored.weight.shape,
+                dtype=stored.dtype,
+                count=stored.weight.count,
+                # transformers 5.23 trainer.py 1328-1338, as for years before: every nn.Embedding, tied heads with it
+                keeps_fp32_states=self.trainer_named and stored.weight.kind is ModuleKind.EMBEDDING,
+            )
             for stored in self.stored[trained.name]
         )
 
@@ -82,6 +88,18 @@ class Setting:
         if not self.trainer_named and role.load.dtype is training.mixed_precision:
             return None
         return training.mixed_precision
+
+
+def warms_up(run: Run, stack: Stack, *, in_trainer: bool) -> bool:
+    """Whether from_pretrained warms the allocator up: newer ones do where they load onto the device.
+
+    A plain training script loads what is not quantised into host memory and moves it (`model.cuda()`, as fitcheck-llm
+    0.3.1 scripts/measure.py does: two of its T4 rows then come out to the last segment); quantised weights are loaded
+    with a device map.
+    """
+    quantized = any(role.load.quantization.is_bitsandbytes for role in run.roles)
+    moves = run.training is not None and not in_trainer and not quantized
+    return stack.warms_up_allocator and not moves
 
 
 def runs_in_trainer(run: Run, stack: Stack) -> bool:

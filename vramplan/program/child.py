@@ -38,13 +38,14 @@ def run_task(task: Task, tell: Tell) -> None:
     tell({"event": "begin", "time": time.monotonic()})
     import torch
 
+    from vramplan.formula.setting import warms_up
     from vramplan.program.cast import Cast
     from vramplan.program.device_watch import DeviceWatch
     from vramplan.program.logprobs import scoring_of
     from vramplan.program.methods import Program, micro_steps_per_update
     from vramplan.program.older_loss import LogitsCode
     from vramplan.program.phase_names import empties_before
-    from vramplan.program.simulate import default_loop, warms_up
+    from vramplan.program.simulate import default_loop
 
     run = task.run
     torch.manual_seed(0)
@@ -75,7 +76,7 @@ def run_task(task: Task, tell: Tell) -> None:
                 checkpoints=checkpoints,
             )
             program = Program(run, cast, watch, loop, scoring)
-            program.load(warms_up=warms_up(run, task.stack, loop))
+            program.load(warms_up=warms_up(run, task.stack, in_trainer=loop.style == "trainer"))
             program.play(task.steps * micro_steps_per_update(run))
             watch.close()
             counters.empty_cache()

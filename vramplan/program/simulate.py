@@ -17,7 +17,7 @@ from vramplan.core.stack import Stack
 from vramplan.errors import CannotTellError
 from vramplan.formula.estimate import settle
 from vramplan.formula.outside import engine_entries, fragmentation_entry
-from vramplan.formula.setting import runs_in_trainer
+from vramplan.formula.setting import runs_in_trainer, warms_up
 from vramplan.program.components import live_components
 from vramplan.program.device_kind import DeviceKind
 from vramplan.program.logprobs import scoring_of
@@ -123,7 +123,7 @@ def simulate(
         loop=loop,
         num_layers=num_layers,
         groups_heads=stack.sdpa_groups_heads,
-        warms_up=warms_up(run, stack, loop),
+        warms_up=warms_up(run, stack, in_trainer=loop.style == "trainer"),
         micro_steps=0 if num_updates is None else num_updates * micro_steps_per_update(run),
         logits_code=LogitsCode.of(stack),
         with_labels=True,
@@ -160,21 +160,6 @@ def default_loop(run: Run, stack: Stack) -> Loop:
     """TRL's and the Trainer's loop drops outputs before the backward; a plain script keeps them through its step."""
     trainer = runs_in_trainer(run, stack)
     return Loop(style="trainer" if trainer else "step", clip=trainer, fp32_outputs=trainer)
-
-
-def warms_up(run: Run, stack: Stack, loop: Loop) -> bool:
-    """Whether transformers' caching_allocator_warmup comes before the weights: a newer one was given a device map."""
-    return stack.warms_up_allocator and not _moves_to_device(run, loop)
-
-
-def _moves_to_device(run: Run, loop: Loop) -> bool:
-    """Whether the model is loaded into host memory and moved, so that from_pretrained does not warm the allocator.
-
-    A plain training script moves what is not quantised (`model.cuda()`, as fitcheck-llm 0.3.1 scripts/measure.py does:
-    two of its T4 rows then come out to the last segment); quantised weights are loaded with a device map.
-    """
-    quantized = any(role.load.quantization.is_bitsandbytes for role in run.roles)
-    return run.training is not None and loop.style != "trainer" and not quantized
 
 
 def _vocabulary(config: Mapping[str, Any]) -> int:

@@ -86,7 +86,14 @@ class Trainer:
     def __init__(self, model: Any, training: Training, watch: Watch, *, loop: Loop) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with watch.optimizing():
-            self._optimizer = make_optimizer(training.optim, self._parameters, None if watch.is_real else watch.on_host)
+            # transformers 5.23 trainer.py 1328-1338: embeddings keep fp32 states
+            embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+            self._optimizer = make_optimizer(
+                training.optim,
+                self._parameters,
+                None if watch.is_real else watch.on_host,
+                {id(module.weight) for module in embeddings} if loop.style == "trainer" else (),
+            )
         self._training = training
         self._watch = watch
         self._loop = loop

@@ -202,3 +202,23 @@ def test_adapters_of_a_quantised_model_stay_bf16_in_trl(ask):
         return next(phase for phase in report.phases if phase.name == "load").component_bytes(Component.ADAPTERS)
 
     assert adapters(silent) == adapters(half) > 0
+
+
+def test_a_trainer_keeps_the_states_of_embeddings_in_fp32_under_8_bit_optimizers(ask):
+    run = {
+        "model": "Qwen/Qwen2.5-0.5B",
+        "method": "sft",
+        "tuning": "full",
+        "dtype": "bf16",
+        "context": 128,
+        "gpu": "l4",
+    }
+    plain = ask(**run, optim="adamw_8bit")
+    trainer = ask(**run, optim="adamw_8bit", stack={"accelerate": "1.15.0"})
+    more = [report.phase("optimizer").component_bytes(Component.OPTIMIZER) for report in (trainer, plain)]
+    embeddings = 151_936 * 896
+    # two moments of 4 B for 1 B and a 256th of an fp32 scale
+    assert more[0] - more[1] == pytest.approx(2 * embeddings * (4 - 1 - 4 / 256), rel=2e-3)
+    lora = run | {"tuning": "lora", "optim": "adamw_8bit"}
+    adapters = [ask(**lora), ask(**lora, stack={"accelerate": "1.15.0"})]
+    assert len({report.phase("optimizer").component_bytes(Component.OPTIMIZER) for report in adapters}) == 1
