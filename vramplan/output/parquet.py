@@ -20,7 +20,7 @@ def check_parquet(path: str | None) -> None:
     if is_parquet(path) and find_spec("pyarrow") is None:
         raise UsageError(
             f"{path} cannot be written: Parquet needs the pyarrow package",
-            hint="python3 -m pip install pyarrow, or name a .csv file",
+            hint="python3 -m pip install 'vramplan[parquet]', or name a .csv file",
         )
 
 
