@@ -19,6 +19,7 @@ from vramplan.catalog.dirs import profile_dirs
 from vramplan.core.run import LoadSpec, Quantization, Run
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
+from vramplan.formula.setting import warms_up
 from vramplan.planner.answer import prepare
 from vramplan.planner.simulated import as_autocast
 from vramplan.program import checkpoint_folder
@@ -27,7 +28,7 @@ from vramplan.program.checkpoint_folder import load_checkpoint, write_random_che
 from vramplan.program.child import run_task
 from vramplan.program.cuda import CudaCounters
 from vramplan.program.methods import Program
-from vramplan.program.simulate import default_loop, simulate, warms_up
+from vramplan.program.simulate import default_loop, simulate
 from vramplan.program.task import Task
 from vramplan.runfiles.flat import FlatRun
 from vramplan.units import MiB
@@ -94,7 +95,8 @@ def test_the_allocator_is_warmed_up_as_in_the_simulation(
 def _expected(run: Run, stack: Stack) -> bool:
     # A plain script moves what is not quantised from host memory; all else is loaded with a device map.
     moved = run.training is not None and run.roles[0].load.quantization is Quantization.NONE
-    assert warms_up(run, stack, default_loop(run, stack)) is (stack.warms_up_allocator and not moved)
+    in_trainer = default_loop(run, stack).style == "trainer"
+    assert warms_up(run, stack, in_trainer=in_trainer) is (stack.warms_up_allocator and not moved)
     return stack.warms_up_allocator and not moved
 
 
