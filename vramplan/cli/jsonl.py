@@ -7,6 +7,7 @@ among the error lines: 2 (bad usage) comes before 4 (cannot tell), which comes b
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -144,6 +145,7 @@ def _start_worker(defaults: FlatRun, dirs: ProfileDirs) -> None:
 
     global _worker
     _worker = (defaults, dirs)
+    gc.freeze()  # what was loaded before the fork is not garbage: it need not be looked through, nor its pages copied
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
 

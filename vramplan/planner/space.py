@@ -87,6 +87,7 @@ class Space:
         base: what holds.
         method: what is done.
         precisions: role name to the ways its linear layers may be stored; `stored` is as the checkpoint has them.
+        names_roles: whether a precision is given for a role by name.
         tunings: `full`, `lora`.
         ranks: of adapters.
         checkpointing: with and without.
@@ -105,6 +106,7 @@ class Space:
     base: FlatRun
     method: Method
     precisions: Mapping[str, tuple[str, ...]]
+    names_roles: bool
     tunings: tuple[str, ...]
     ranks: tuple[int, ...]
     checkpointing: tuple[bool, ...]
@@ -227,6 +229,7 @@ class _Chooser:
             base=bare if bare.dtype else replace(bare, dtype="bf16"),
             method=method,
             precisions={role: self._precisions(role, stored=stored) for role, stored in roles.items()},
+            names_roles=any(key in self._held for key in _PRECISION_KEYS),
             tunings=self._tunings() if trains else (),
             ranks=self._values("lora_r", RANKS, 16),
             checkpointing=self._values("gradient_checkpointing", (True, False), None) if trains else (),

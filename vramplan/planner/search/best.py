@@ -151,7 +151,15 @@ class Search:
             keys.pop("vllm_sleep", None)
         if not keys.get("offload"):
             keys.pop("offload", None)
-        return self.space.base.merged(FlatRun(**keys))
+        return self.space.base.merged(FlatRun(**self._in_one_word(keys)))
+
+    def _in_one_word(self, keys: dict[str, Any]) -> dict[str, Any]:
+        """One `quantization` where every role has the same: a file of RLT's has no word for each role."""
+        names = ["quantization" if role == "model" else f"{role}_quantization" for role in self.space.precisions]
+        values = {keys.get(name) for name in names}
+        if self.space.names_roles or len(values) > 1 or None in values:
+            return keys
+        return {key: value for key, value in keys.items() if key not in names} | {"quantization": values.pop()}
 
     def answer(self, cell: Cell) -> Answer:
         """The estimate of a member; what it says over the arrays is kept for its like."""
