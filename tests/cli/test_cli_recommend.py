@@ -59,10 +59,13 @@ def test_its_keys_do_not_depend_on_whether_anything_fits(vramplan: Callable[...,
 def test_the_page_for_people_is_no_wider_than_the_terminal_but_for_commands(vramplan: Callable[..., Any]) -> None:
     said = vramplan(*RUN, "--explain")
     assert said.code == 0
-    lines = [line for line in said.out.splitlines() if not line.startswith(("vramplan estimate", "#"))]
+    lines = [line for line in said.out.splitlines() if not line.startswith(("vramplan estimate", "  #"))]
     assert max(map(len, lines)) <= 80
-    for words in ("conservative", "Recommended runs", "How far each precision goes", "could go alone", "as a file"):
+    for words in ("conservative", "Recommended runs", "How far each precision goes", "could go alone"):
         assert words in said.out
+    for name in ("conservative", "balanced", "aggressive"):  # each with its command and its file
+        assert f"The {name} run\nvramplan estimate " in said.out
+    assert said.out.count("\n  num_generations: ") == 3
     assert "\x1b" not in said.out
 
 

@@ -211,14 +211,14 @@ def _walls(page: _Page, found: Recommendation) -> None:
 
 
 def _start(page: _Page, found: Recommendation) -> None:
+    """For each run what asks about it again, and the file that trains it."""
     for one in found.recommended:
-        page.head(f"To look closer at the {one.name} run")
+        page.head(f"The {one.name} run")
         page.console.print(one.command, soft_wrap=True)
-    for one in found.recommended:
-        if one.name == found.walls_of and one.file_text is not None:
-            page.head(f"The {one.name} run as a file (--write writes it, --pick chooses the run)")
+        if one.file_text is not None:
+            page.console.print()
             for line in one.file_text.rstrip().splitlines():
-                page.console.print(line, soft_wrap=True)
+                page.console.print(f"  {line}", soft_wrap=True)
 
 
 def _nothing(page: _Page, found: Recommendation, closest: Recommended) -> None:
