@@ -217,11 +217,6 @@ class MixtureOfExperts:
     linear_before_v5: bool = False
     input_major: bool = False
 
-    @property
-    def routed_weight_elements(self) -> int:
-        """Elements of all routed experts' matrices, without biases."""
-        return self.num_experts * 3 * self.hidden_size * self.intermediate_size
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerShape:

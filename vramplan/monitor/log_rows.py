@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vramplan.monitor.log_columns import (
@@ -102,8 +102,3 @@ def _scaled(cell: str, column: Column) -> float:
     if own and column.meaning in ("gpu_ratio", "temperature", "power") and own not in ("%", "W", "C", "°C", "mW"):
         raise BadCellError(cell)
     return value / 1000 if unit == "mW" else value
-
-
-def texts_of(rows: Sequence[Row], key: str) -> Mapping[str, str]:
-    """The last text of each GPU."""
-    return {row.gpu: row.texts[key] for row in rows if key in row.texts}

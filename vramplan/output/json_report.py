@@ -74,14 +74,19 @@ def _model(model: ModelReport) -> dict[str, Any]:
     }
 
 
-def _phase(phase: Phase) -> dict[str, Any]:
+def phase_totals(phase: Phase) -> dict[str, Any]:
+    """A phase's name and its three totals."""
     return {
         "name": phase.name,
         "allocated_bytes": phase.allocated_bytes,
         "reserved_bytes": phase.reserved_bytes,
         "device_used_bytes": phase.device_used_bytes,
-        "components": {component.value: phase.component_bytes(component) for component in Component},
     }
+
+
+def _phase(phase: Phase) -> dict[str, Any]:
+    components = {component.value: phase.component_bytes(component) for component in Component}
+    return phase_totals(phase) | {"components": components}
 
 
 def _budget(budget: Budget, peak: Peak) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vramplan.core.recommendation import FrontierPoint, Obstacle, Recommendation, Recommended, Wall
-from vramplan.output.json_report import peak_to_dict
+from vramplan.output.json_report import peak_to_dict, phase_totals
 
 SCHEMA = "vramplan.recommend/1"
 
@@ -43,15 +43,7 @@ def _recommended(one: Recommended) -> dict[str, Any]:
         "peak": peak_to_dict(one.report.peak),
         "margin_bytes": one.margin_bytes,
         "limited_by": one.limited_by,
-        "phases": [
-            {
-                "name": phase.name,
-                "allocated_bytes": phase.allocated_bytes,
-                "reserved_bytes": phase.reserved_bytes,
-                "device_used_bytes": phase.device_used_bytes,
-            }
-            for phase in one.report.phases
-        ],
+        "phases": [phase_totals(phase) for phase in one.report.phases],
         "warnings": [{"rule": item.rule, "message": item.message, "hint": item.hint} for item in one.report.warnings],
         "command": one.command,
         "yaml": one.file_text,

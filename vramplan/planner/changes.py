@@ -13,6 +13,7 @@ from vramplan.core.run import Method, Quantization, RolloutBackend, Tuning
 from vramplan.errors import VramplanError
 from vramplan.planner.search.best import Answer, answer_of
 from vramplan.planner.search.families import Ground
+from vramplan.planner.space import precision_key
 from vramplan.planner.trainer_rules import engine_refusal, refusal
 from vramplan.runfiles.flat import FlatRun
 
@@ -156,7 +157,7 @@ def _precisions(answer: Answer) -> Iterator[_Try]:
     for role in (*roles[1:], roles[0]):
         if role.shares or role.load.quantization is Quantization.STORED:
             continue
-        key = "quantization" if role.name == "model" else f"{role.name}_quantization"
+        key = precision_key(role.name)
         if role.load.quantization is Quantization.NONE:
             yield _Try(what=f"the {role.name} in 8-bit", settings={key: "int8"})
         if role.load.quantization in (Quantization.NONE, Quantization.INT8):

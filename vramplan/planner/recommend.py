@@ -9,13 +9,13 @@ from vramplan.core.recommendation import Obstacle, Recommendation, Recommended, 
 from vramplan.errors import DoesNotFitError, UsageError
 from vramplan.formula.band import band_of
 from vramplan.formula.phases import FLASH_CAPABILITY
-from vramplan.planner.answer import answer as estimate_report
 from vramplan.planner.answer import prepare
 from vramplan.planner.changes import deciding_phase, growing_component, obstacle
 from vramplan.planner.preference import Preference
+from vramplan.planner.report_of import report_of
 from vramplan.planner.resolve import method_of
 from vramplan.planner.search.batches import batches_of
-from vramplan.planner.search.best import Accepts, Answer, Cell, Search
+from vramplan.planner.search.best import Answer, Cell, Search
 from vramplan.planner.search.families import Ground
 from vramplan.planner.search.frontier import frontier_of
 from vramplan.planner.space import AXES, Space, space_of
@@ -156,16 +156,16 @@ Chosen = dict[str, tuple[Cell, Answer]]
 def _choose(search: Search, budget: int) -> Chosen:
     """The three runs: sizes never shrink from one to the next."""
     chosen: Chosen = {}
-    wanted: list[tuple[str, int, Accepts]] = [
-        (CONSERVATIVE_RUN, int(CONSERVATIVE * budget), lambda one: one.device_used_bytes <= CONSERVATIVE * budget),
-        (BALANCED_RUN, int(BALANCED * budget), lambda one: one.device_used_bytes <= BALANCED * budget),
-        ("aggressive", _limit(search, budget), lambda one: one.high_bytes <= budget),
-    ]
+    wanted = (
+        (CONSERVATIVE_RUN, CONSERVATIVE, int(CONSERVATIVE * budget)),
+        (BALANCED_RUN, BALANCED, int(BALANCED * budget)),
+        ("aggressive", 1.0, _limit(search, budget)),
+    )
     least: Cell | None = None
-    for name, limit, accepts in wanted:
+    for name, share, limit in wanted:
 
-        def fits(one: Answer, accepts: Accepts = accepts) -> bool:
-            return accepts(one) and one.high_bytes <= budget
+        def fits(one: Answer, share: float = share) -> bool:
+            return one.device_used_bytes <= share * budget and one.high_bytes <= budget
 
         found = search.best(limit, fits, least=least)
         if found is not None:
@@ -223,7 +223,14 @@ class _Reporter:
         return Recommended(
             name=name,
             run=answer.flat.to_dict(),
-            report=estimate_report(budgeted, profile_dirs=self._dirs, run_id=name),
+            report=report_of(
+                budgeted,
+                (answer.setting, [], []),
+                answer.phases,
+                how="estimate",
+                profile_dirs=self._dirs,
+                run_id=name,
+            ),
             margin_bytes=self._budget - answer.device_used_bytes,
             limited_by=f"{phase.name}: {growing_component(phase).value}",
             command=estimate_command(answer.flat),

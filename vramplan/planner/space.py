@@ -132,6 +132,11 @@ class Space:
         return prod(max(count, 1) for count in counts)
 
 
+def precision_key(role: str) -> str:
+    """The flat key of a role's precision; the only model of a run has the general one."""
+    return "quantization" if role == "model" else f"{role}_quantization"
+
+
 def space_of(
     given: FlatRun,
     profile: FlatRun,

@@ -75,11 +75,6 @@ class Subject:
         return self.file.tool is Tool.RLT
 
     @property
-    def runs_trl(self) -> bool:
-        """Whether TRL's own trainer reads the settings."""
-        return self.file.tool in (Tool.TRL, Tool.OWN) and self.flat.method in ("sft", "dpo", "grpo")
-
-    @property
     def is_launcher(self) -> bool:
         """Whether the file only says where a run is placed."""
         return self.file.tool in LAUNCHERS

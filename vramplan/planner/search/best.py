@@ -18,7 +18,7 @@ from vramplan.planner.search.batches import Batch, Batches
 from vramplan.planner.search.evaluate import MAX_SHARE, Axes, Evaluator, Needs
 from vramplan.planner.search.families import Family, Ground, families, length_keys
 from vramplan.planner.search.grid import Values
-from vramplan.planner.space import Space
+from vramplan.planner.space import Space, precision_key
 from vramplan.runfiles.flat import FlatRun
 
 TOO_MUCH = np.iinfo(np.int64).max // 4
@@ -34,6 +34,11 @@ class Cell:
     rollout_row: int
     length: int
     rank: int
+
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """The indices, as arrays take them."""
+        return self.row, self.rollout_row, self.length, self.rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,21 +113,28 @@ class Search:
         self._least_ratios: dict[Any, float] = {}
         self._least = (0, 0)
 
-    def lower(self, family: int) -> Values:
-        """Bytes on the device that each member needs at least: rows × rollout rows × lengths × ranks."""
-        needs = self.needs[family]
-        peak = needs.peak() + self.ground.gpu.context_bytes
-        impossible = ~np.isfinite(self.batches.scores[self.families[family].accumulates])[:, :, None, None]
+    def lower(self, family: int, place: Any = ...) -> Values:
+        """Bytes on the device that each member needs at least: rows × rollout rows × lengths × ranks, or at a place."""
+        needs, shape = self.needs[family], self._shape(family)
+        peak = needs.peak(shape, place) + self.ground.gpu.context_bytes
+        sizes = self.batches.scores[self.families[family].accumulates][:, :, None, None]
+        impossible = ~np.isfinite(np.broadcast_to(sizes, shape)[place])
         if needs.share is not None:
-            impossible = impossible | (needs.share > MAX_SHARE)[None, :, :, None]
+            impossible = impossible | (np.broadcast_to(needs.share[None, :, :, None], shape)[place] > MAX_SHARE)
         return np.where(impossible, TOO_MUCH, peak)
 
-    def scores(self, family: int) -> Values:
-        """How much each member is wanted, in the same shape."""
-        member = self.families[family]
+    def scores(self, family: int, place: Any = ...) -> Values:
+        """How much each member is wanted, in the same shape, or the one at a place."""
+        member, shape = self.families[family], self._shape(family)
         ranks = self._ranks if member.setting.run.training and member.setting.run.training.lora else np.zeros(1)
         sizes = self.batches.scores[member.accumulates][:, :, None, None]
-        return member.score + sizes + self._lengths[None, None, :, None] + ranks[None, None, None, :]
+        lengths = self._lengths[None, None, :, None]
+        parts = (np.broadcast_to(part, shape)[place] for part in (sizes, lengths, ranks[None, None, None, :]))
+        return sum(parts, start=member.score)
+
+    def _shape(self, family: int) -> tuple[int, int, int, int]:
+        axes = self.axes
+        return len(axes.rows), len(axes.rollout_rows), len(axes.lengths), self.needs[family].own.shape[3]
 
     def batch(self, cell: Cell) -> Batch:
         """The rows of a member."""
@@ -155,7 +167,7 @@ class Search:
 
     def _in_one_word(self, keys: dict[str, Any]) -> dict[str, Any]:
         """One `quantization` where every role has the same: a file of RLT's has no word for each role."""
-        names = ["quantization" if role == "model" else f"{role}_quantization" for role in self.space.precisions]
+        names = [precision_key(role) for role in self.space.precisions]
         values = {keys.get(name) for name in names}
         if self.space.names_roles or len(values) > 1 or None in values:
             return keys
@@ -165,7 +177,7 @@ class Search:
         """The estimate of a member; what it says over the arrays is kept for its like."""
         if cell not in self._answers:
             found = self._answers[cell] = answer_of(self.flat(cell), self.ground)
-            least = int(self.lower(cell.family)[cell.row, cell.rollout_row, cell.length, cell.rank])
+            least = int(self.lower(cell.family, cell.place))
             likeness, ratio = self._likeness(cell.family), found.device_used_bytes / least
             self._ratios[likeness, cell.row, cell.rollout_row, cell.length] = ratio
             self._least_ratios[likeness] = min(ratio, self._least_ratios.get(likeness, ratio))
@@ -185,7 +197,7 @@ class Search:
         heapq.heapify(heap)
         while heap:
             _, family, cell = heapq.heappop(heap)
-            lower = int(self.lower(family)[cell.row, cell.rollout_row, cell.length, cell.rank])
+            lower = int(self.lower(family, cell.place))
             if cell in self._answers or self._likely(cell, lower) <= limit:
                 answer = self.answer(cell)
                 if accepts(answer):
@@ -208,11 +220,11 @@ class Search:
 
     def larger(self, cell: Cell) -> Iterator[tuple[str, Cell]]:
         """The next larger member along each axis of sizes, with the step in words."""
-        place = (cell.row, cell.rollout_row, cell.length, cell.rank)
+        place, shape = cell.place, self._shape(cell.family)
         names = ("rows of a forward", "rows of a rollout", "tokens of a row", RANK)
         axes = (self.axes.rows, self.axes.rollout_rows, tuple(map(sum, self.axes.lengths)), self.axes.ranks)
         for axis, (name, values) in enumerate(zip(names, axes, strict=True)):
-            for step in range(place[axis] + 1, self.lower(cell.family).shape[axis]):
+            for step in range(place[axis] + 1, shape[axis]):
                 moved = [*place[:axis], step, *place[axis + 1 :]]
                 larger = Cell(family=cell.family, row=moved[0], rollout_row=moved[1], length=moved[2], rank=moved[3])
                 if self.score(larger) > float("-inf"):
@@ -266,8 +278,7 @@ class Search:
 
     def is_likely(self, cell: Cell, limit: int) -> bool:
         """Whether a member is worth an estimate where no more than `limit` bytes may be used."""
-        lower = int(self.lower(cell.family)[cell.row, cell.rollout_row, cell.length, cell.rank])
-        return self._likely(cell, lower) <= limit
+        return self._likely(cell, int(self.lower(cell.family, cell.place))) <= limit
 
     def _likely(self, cell: Cell, lower: int) -> float:
         """Bytes of a member by its arrays and what its like have shown: of the same sizes, else the least of all."""
@@ -281,15 +292,13 @@ class Search:
 
     def score(self, cell: Cell) -> float:
         """How much a member is wanted; minus infinity where the trainer refuses it."""
-        lower = self.lower(cell.family)[cell.row, cell.rollout_row, cell.length, cell.rank]
-        if lower >= TOO_MUCH:
+        if self.lower(cell.family, cell.place) >= TOO_MUCH:
             return float("-inf")
-        return float(self.scores(cell.family)[cell.row, cell.rollout_row, cell.length, cell.rank])
+        return float(self.scores(cell.family, cell.place))
 
     def _neighbours(self, cell: Cell) -> Iterator[Cell]:
-        shape = self.lower(cell.family).shape
-        place = (cell.row, cell.rollout_row, cell.length, cell.rank)
-        for axis, size in enumerate(shape):
+        place = cell.place
+        for axis, size in enumerate(self._shape(cell.family)):
             for step in (1, 2):
                 if place[axis] + step < size:
                     moved = list(place)

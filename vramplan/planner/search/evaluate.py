@@ -51,9 +51,9 @@ class Needs:
     rollout: Values
     share: Values | None
 
-    def peak(self) -> Values:
-        """Bytes of each member's highest phase."""
-        return np.maximum(self.own, self.rollout)
+    def peak(self, shape: tuple[int, ...], place: Any) -> Values:
+        """Bytes of the highest phase of the members at a place of a family's arrays of that shape."""
+        return np.maximum(*(np.broadcast_to(part, shape)[place] for part in (self.own, self.rollout)))
 
 
 class Evaluator:

@@ -14,7 +14,7 @@ from vramplan.errors import UsageError
 from vramplan.formula.setting import Setting
 from vramplan.planner.preference import Preference
 from vramplan.planner.resolve import resolve
-from vramplan.planner.space import Space
+from vramplan.planner.space import Space, precision_key
 from vramplan.runfiles.flat import FlatRun
 
 
@@ -149,7 +149,7 @@ def _precision_keys(precisions: Mapping[str, str], space: Space) -> dict[str, An
     keys: dict[str, Any] = {}
     for role, precision in precisions.items():
         if precision != "stored":
-            keys["quantization" if role == "model" else f"{role}_quantization"] = precision
+            keys[precision_key(role)] = precision
     four_bit = any(precision in ("nf4", "fp4") for precision in precisions.values())
     if four_bit and space.base.double_quant is None:
         keys["double_quant"] = True
