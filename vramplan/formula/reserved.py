@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
-from vramplan.allocator import AllocatorConfig
+from vramplan.allocator.plain import PlainAllocator
 from vramplan.allocator.sizes import SMALL_BYTES
-from vramplan.core.run import Method, Quantization, Role
+from vramplan.core.run import Method, Quantization
 from vramplan.formula.phases import PhasePlan
 from vramplan.formula.setting import Setting, warms_up
 from vramplan.formula.static import Static
@@ -50,21 +52,17 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
         static: sizes of what outlives phases.
         plans: the phases of one cycle.
     """
-    timeline = Timeline(AllocatorConfig())
+    timeline = Timeline(_loaded(_loadings(setting), _adapter_sizes(static)).copy())
     passes = {id(one): WholePass(one) for plan in plans for one in plan.passes}
     result = Reserved(load_temporary_bytes=largest_temporary(setting))
-    for role in setting.run.roles:
-        _load(timeline, setting, role)
-    if static.trains_adapters:
-        timeline.allocate(_layer_by_layer(static.trainable_sizes))
     _note(timeline, result, "load")
     (workspace, threads), *_ = static.workspace_sizes
     timeline.allocate(((workspace, 1),))
     if setting.run.training is None:
-        _run_cycle(timeline, setting, static, plans, passes, result)
+        _run_cycle(timeline, setting, static, plans, passes, result, again=False)
         return result
     for cycle in range(CYCLES):
-        gradients = _run_cycle(timeline, setting, static, plans, passes, result)
+        gradients = _run_cycle(timeline, setting, static, plans, passes, result, again=cycle > 0)
         timeline.begin_phase()
         if not cycle:
             timeline.allocate(((workspace, threads - 1),))
@@ -84,7 +82,11 @@ def _run_cycle(
     plans: tuple[PhasePlan, ...],
     passes: dict[int, WholePass],
     result: Reserved,
+    *,
+    again: bool,
 ) -> Blocks:
+    # RLT trainers/grpo.py and teacher_rewards.py empty the cache after generating, scoring and each forward.
+    empties = setting.run.method is Method.RLT
     gradients: Blocks = []
     for plan in plans:
         if plan.name not in STEADY and plan.name in result.reserved:
@@ -94,11 +96,10 @@ def _run_cycle(
         if plan.gradients_alive and not gradients:
             gradients = timeline.allocate(static.gradient_sizes)
         for one in plan.passes:
-            gradients += passes[id(one)].play(timeline.allocator)
+            gradients += passes[id(one)].play(timeline.allocator, again=again and not empties)
         timeline.free(visitors)
         _note(timeline, result, plan.name)
-        if setting.run.method is Method.RLT:
-            # RLT trainers/grpo.py and teacher_rewards.py empty the cache after generating, scoring and each forward.
+        if empties:
             timeline.allocator.empty_cache()
     return gradients
 
@@ -109,28 +110,68 @@ def _note(timeline: Timeline, result: Reserved, phase: str) -> None:
         result.allocated[phase] = timeline.allocator.peak_allocated_bytes
 
 
-def _load(timeline: Timeline, setting: Setting, role: Role) -> None:
+class Loading(NamedTuple):
+    """What decides how a role's weights reach the device.
+
+    Args:
+        stored: its parameters.
+        warms_up: whether from_pretrained asks for the whole model first.
+        upcasts: whether what is not quantised becomes fp32 at the end.
+        buffer_bytes: of its buffers.
+    """
+
+    stored: tuple[StoredWeight, ...]
+    warms_up: bool
+    upcasts: bool
+    buffer_bytes: int
+
+
+def _loadings(setting: Setting) -> tuple[Loading, ...]:
+    return tuple(
+        Loading(
+            stored=setting.stored[role.name],
+            warms_up=warms_up(setting.run, setting.stack, in_trainer=setting.trainer_named),
+            upcasts=role.load.kbit_fp32_upcast and role.load.quantization.is_bitsandbytes,
+            buffer_bytes=0 if role.shares else setting.models[role.name].buffer_bytes,
+        )
+        for role in setting.run.roles
+        if not role.offloaded
+    )
+
+
+def _adapter_sizes(static: Static) -> tuple[tuple[int, int], ...]:
+    return tuple(static.trainable_sizes) if static.trains_adapters else ()
+
+
+@lru_cache(maxsize=32)
+def _loaded(roles: tuple[Loading, ...], adapters: tuple[tuple[int, int], ...]) -> PlainAllocator:
+    """The allocator once all is loaded, to be copied. Kept, because the runs of a sweep load the same models."""
+    timeline = Timeline()
+    for role in roles:
+        _load(timeline, role)
+    timeline.allocate(_layer_by_layer(adapters))
+    return timeline.allocator
+
+
+def _load(timeline: Timeline, role: Loading) -> None:
     """Weights in the order of a checkpoint; a quantised one reaches the device in 16 bits first."""
-    if role.offloaded:
-        return
-    if warms_up(setting.run, setting.stack, in_trainer=setting.trainer_named):
-        _warm_up(timeline, setting.stored[role.name])
+    if role.warms_up:
+        _warm_up(timeline, role.stored)
     upcast: list[tuple[Blocks, int]] = []
-    for stored in _in_order(setting.stored[role.name]):
+    for stored in _in_order(role.stored):
         if stored.state_bytes:
             source = timeline.allocate((size, 1) for size in _on_the_way(stored))
             timeline.allocate((size, 1) for size in (stored.data_bytes, *stored.state_bytes))
             timeline.free(source)
-        elif role.load.kbit_fp32_upcast and role.load.quantization.is_bitsandbytes:
+        elif role.upcasts:
             upcast.append((timeline.allocate(((stored.data_bytes // 2, 1),)), stored.data_bytes))
         else:
             timeline.allocate(((stored.data_bytes, 1),))
     for half, num_bytes in upcast:
         timeline.allocate(((num_bytes, 1),))
         timeline.free(half)
-    buffers = setting.models[role.name].buffer_bytes
-    if buffers and not role.shares:
-        timeline.allocate(((buffers, 1),))
+    if role.buffer_bytes:
+        timeline.allocate(((role.buffer_bytes, 1),))
 
 
 def _in_order(stored: tuple[StoredWeight, ...]) -> Iterator[StoredWeight]:

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vramplan.allocator import AllocatorConfig, CachingAllocator
-from vramplan.allocator.blocks import Block
-from vramplan.allocator.sizes import SMALL_BYTES
+from vramplan.allocator.plain import PlainAllocator, Taken
+from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up
 
-Blocks = list[Block]
+Blocks = list[Taken]
 
 
 class Timeline:
     """Plays allocations into one allocator.
 
     Args:
-        config: the allocator's settings.
+        allocator: where; None: an empty one. It has no limit: the answer is what it would hold, not where it breaks.
     """
 
-    def __init__(self, config: AllocatorConfig) -> None:
-        """Start with an empty allocator without a limit: the answer is what it would hold, not where it breaks."""
-        self.allocator = CachingAllocator(config)
+    def __init__(self, allocator: PlainAllocator | None = None) -> None:
+        """See the class."""
+        self.allocator = allocator or PlainAllocator()
 
     def allocate(self, sizes: Iterable[tuple[int, int]]) -> Blocks:
         """Ask for (bytes, count) of each that is more than `SMALL_BYTES`.
 
         Smaller ones live in a pool of 2 MiB segments of their own, which they fill: they hold no segment of this one.
         """
-        malloc = self.allocator.malloc
-        return [malloc(num_bytes) for num_bytes, count in sizes if num_bytes > SMALL_BYTES for _ in range(count)]
+        steps: list[tuple[int, int]] = []
+        for num_bytes, count in sizes:
+            if num_bytes > SMALL_BYTES:
+                size, first = round_up(num_bytes, MIN_BLOCK_BYTES), len(steps)
+                steps += [(size, slot) for slot in range(first, first + count)]
+        slots: list[Taken | None] = [None] * len(steps)
+        self.allocator.run(steps, slots)
+        return [taken for taken in slots if taken is not None]
 
     def free(self, blocks: Blocks) -> None:
         """Give blocks back."""
-        free = self.allocator.free
-        for block in blocks:
-            free(block)
+        self.allocator.run([(0, slot) for slot in range(len(blocks))], [*blocks])
         blocks.clear()
 
     def begin_phase(self) -> None:

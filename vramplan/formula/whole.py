@@ -1,22 +1,19 @@
 """A traced pass played into an allocator for the whole model.
 
-Every layer runs in its place. In a long model only the first and last few run in full: a layer between them repeats
-what its neighbour's blocks have just made room for, so of it only what outlives it, or frees what came before it, is
-played.
+The first time every layer's forward runs in full, because what a passing tensor leaves free decides where the next
+lasting one goes. A backward that leaves no gradients peaks in its first layers, and a pass that comes again finds the
+segments of its first time: there, in the middle of a long model, only what outlives a layer, or frees what came before
+it, is played. `tests/unit/formula/test_whole.py` holds that to what everything in full reserves.
 """
 
 from __future__ import annotations
 
-from vramplan.allocator import CachingAllocator
-from vramplan.allocator.blocks import Block
-from vramplan.allocator.sizes import SMALL_BYTES
-from vramplan.formula.traced import Piece, Traced
+from vramplan.allocator.plain import PlainAllocator, Step, Taken
+from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up
+from vramplan.formula.traced import BACKWARD, Traced
 
-WHOLE_LAYERS = 3
-"""Layers at each end that are played in full."""
-
-Op = tuple[int, int]
-"""(size, place) allocates; (0, place) frees a block of this piece; (-1 - piece, place from its end) one of another."""
+WHOLE_LAYERS = 2
+"""Layers at each end that are played in full where the rest is shortened."""
 
 
 class WholePass:
@@ -26,94 +23,101 @@ class WholePass:
         traced: the pass.
     """
 
-    __slots__ = ("_counts", "_programs", "_traced")
+    __slots__ = ("_counts", "_full", "_leaves", "_owners", "_short", "_traced")
 
     def __init__(self, traced: Traced) -> None:
         """See the class."""
         self._traced = traced
-        self._programs, self._counts = _compile(traced)
+        self._counts: list[int] = []
+        self._full: list[list[Step]] = []
+        self._short: list[list[Step]] = []
+        self._owners: list[list[int]] = []
+        self._leaves = self._compile()
 
-    def play(self, allocator: CachingAllocator) -> list[Block]:
+    def play(self, allocator: PlainAllocator, *, again: bool) -> list[Taken]:
         """Play it into an allocator.
 
+        Args:
+            allocator: where.
+            again: whether the allocator still has the segments of an earlier time.
+
         Returns:
-            The blocks that are held when it ends.
+            What is held when it ends.
         """
-        traced, programs, counts = self._traced, self._programs, self._counts
+        traced = self._traced
         pieces, total = traced.pieces, len(traced.stands_for)
-        ends: dict[tuple[str, int | None], int] = {}
-        blocks: list[Block | None] = []
-        malloc, free = allocator.malloc, allocator.free
+        # Where gradients stay behind, layer by layer, nothing can be left out: 3 % were missed in full training.
+        again = again and not any(self._leaves)
+        most = max(self._counts)
+        # Empty slots in front: what a free names in a layer that is not there lies among them.
+        slots: list[Taken | None] = [None] * most
+        where: dict[tuple[str, int | None], int] = {}
+        ends = [most] * len(pieces)
         for index, layer in traced.order:
-            piece = pieces[index]
-            base = len(blocks)
-            blocks += [None] * counts[index]
-            ends[piece.kind, layer] = len(blocks)
-            inner = layer is not None and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS
-            for size, place in programs[index][inner]:
-                if size > 0:
-                    blocks[base + place] = malloc(size)
-                elif not size:
-                    block = blocks[base + place]
-                    assert block is not None
-                    free(block)
-                    blocks[base + place] = None
-                else:
-                    for target in _targets(pieces[-1 - size], place, piece, layer, traced, ends):
-                        block = blocks[target]
-                        if block is not None:
-                            free(block)
-                            blocks[target] = None
-        return [block for block in blocks if block is not None]
-
-
-def _compile(traced: Traced) -> tuple[list[tuple[list[Op], list[Op]]], list[int]]:
-    """For each piece its operations in full and without what lives and dies inside it, and how much it allocates.
-
-    Requests of the small pool are left out (`Timeline.allocate`).
-    """
-    home: list[tuple[int, int] | None] = []
-    counts: list[int] = []
-    programs: list[tuple[list[Op], list[Op]]] = []
-    for index, piece in enumerate(traced.pieces):
-        full: list[Op] = []
-        passing: set[int] = set()
-        place = 0
-        for event in traced.events[piece.start : piece.end]:
-            if event > SMALL_BYTES:
-                home.append((index, place))
-                full.append((event, place))
-                place += 1
-            elif event > 0:
-                home.append(None)
+            piece, base = pieces[index], len(slots)
+            slots += [None] * self._counts[index]
+            where[piece.kind, layer] = len(slots)
+            steps = self._full[index]
+            if piece.layer is None or layer is None:
+                steps = self._everywhere(steps, base, where)
             else:
-                owner = home[-1 - event]
-                if owner is None:
-                    continue
-                if owner[0] == index:
-                    full.append((0, owner[1]))
-                    passing.add(owner[1])
-                else:
-                    full.append((-1 - owner[0], counts[owner[0]] - owner[1]))
-        counts.append(place)
-        programs.append((full, [op for op in full if op[0] < 0 or op[1] not in passing]))
-    return programs, counts
+                for owner in self._owners[index]:
+                    home = pieces[owner]
+                    at = None if home.layer is None else layer + home.layer - piece.layer
+                    ends[-1 - owner] = where.get((home.kind, at), most)
+                shortens = again or (piece.kind == BACKWARD and not self._leaves[index])
+                if shortens and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS:
+                    steps = self._short[index]
+            allocator.run(steps, slots, base, ends)
+        return [taken for taken in slots if taken is not None]
 
+    def _everywhere(self, steps: list[Step], base: int, where: dict[tuple[str, int | None], int]) -> list[Step]:
+        """The steps of what lies between layers: it frees what a traced layer left in every layer it stands for."""
+        pieces, stands_for = self._traced.pieces, self._traced.stands_for
+        out: list[Step] = []
+        for size, place in steps:
+            if size >= 0:
+                out.append((size, place))
+                continue
+            home = pieces[-1 - size]
+            layers = [None] if home.layer is None else [at for at, one in enumerate(stands_for) if one == home.layer]
+            out += [(0, where[home.kind, at] - place - base) for at in layers if (home.kind, at) in where]
+        return out
 
-def _targets(
-    owner: Piece,
-    from_end: int,
-    piece: Piece,
-    layer: int | None,
-    traced: Traced,
-    ends: dict[tuple[str, int | None], int],
-) -> list[int]:
-    """The blocks of the whole model that a free in `piece` of `layer` means."""
-    if owner.layer is None:
-        return [ends[owner.kind, None] - from_end]
-    if piece.layer is not None and layer is not None:
-        end = ends.get((owner.kind, layer + owner.layer - piece.layer))
-        return [] if end is None else [end - from_end]
-    stands_for = traced.stands_for
-    layers = [other for other in range(len(stands_for)) if stands_for[other] == owner.layer]
-    return [ends[owner.kind, other] - from_end for other in layers if (owner.kind, other) in ends]
+    def _compile(self) -> list[bool]:
+        """For each piece its steps in full and without what lives and dies inside it.
+
+        Requests of the small pool are left out (`Timeline.allocate`).
+
+        Returns:
+            Whether something of the piece outlives the pass.
+        """
+        homes: list[tuple[int, int] | None] = []
+        lasting: list[int] = []
+        for index, piece in enumerate(self._traced.pieces):
+            full: list[Step] = []
+            passing: set[int] = set()
+            owners: set[int] = set()
+            count = 0
+            for event in self._traced.events[piece.start : piece.end]:
+                if event > SMALL_BYTES:
+                    homes.append((index, count))
+                    full.append((round_up(event, MIN_BLOCK_BYTES), count))
+                    count += 1
+                elif event > 0:
+                    homes.append(None)
+                elif (home := homes[-1 - event]) is not None:
+                    owner, place = home
+                    if owner == index:
+                        full.append((0, place))
+                        passing.add(place)
+                    else:
+                        full.append((-1 - owner, self._counts[owner] - place))
+                        owners.add(owner)
+                        lasting[owner] -= 1
+            self._counts.append(count)
+            self._full.append(full)
+            self._short.append([step for step in full if step[0] < 0 or step[1] not in passing])
+            self._owners.append(list(owners))
+            lasting.append(count - len(passing))
+        return [num > 0 for num in lasting]
