@@ -12,7 +12,7 @@ _NAMES = words(
     "torch_compile vllm_tensor_parallel_size backprop_accumulation_steps use_dora lora_modules_to_save "
     "offload_optimizer_device offload_param_device fsdp_offload_params"
 )
-_OFF = (None, False, "none", "", 1)
+_OFF = (None, False, "none", "")
 _DEEPSPEED_OFFLOAD = ("zero_optimization.offload_optimizer.device", "zero_optimization.offload_param.device")
 
 
@@ -21,5 +21,10 @@ def unsaid(run: RunFile) -> tuple[Written, ...]:
     return tuple(
         one
         for key, one in run.written.items()
-        if one.value not in _OFF and (key.rpartition(".")[2] in _NAMES or key in _DEEPSPEED_OFFLOAD)
+        if _is_on(one.value) and (key.rpartition(".")[2] in _NAMES or key in _DEEPSPEED_OFFLOAD)
     )
+
+
+def _is_on(value: object) -> bool:
+    """A count of 1 is what there is without the setting; `true` equals 1 and is not one."""
+    return value not in _OFF and (value is True or value != 1)
