@@ -243,12 +243,15 @@ def test_a_matrix_goes_on_after_it_was_killed(
     assert len(read_records(path)) == 1
     path.write_text(path.read_text() + '{"schema": "vramplan.rec', encoding="utf-8")  # as a kill in mid-write leaves it
     _stub(monkeypatch, DONE)
+    monkeypatch.setenv("COLUMNS", "200")
     said = vramplan(*arguments)
     assert said.code == 0, said.err
     assert "3 runs, 1 of them measured before, 2 to measure" in said.err
     assert "3 records" in said.err
     assert [record.run["per_device_batch_size"] for record in read_records(path)] == [1, 2, 3]
     assert len(said.out.splitlines()) == 2 + 3
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, vramplan(*arguments).out.splitlines())) <= 80
     again = vramplan(*arguments, "--json")
     assert "0 to measure" in again.err
     assert [json.loads(line)["outcome"] for line in again.out.splitlines()] == ["done"] * 3

@@ -2,7 +2,8 @@
 
 Each table of `[[runs]]` is one product: every list in it stands for its items, one after the other, and every key that
 begins with `vary` for tables of keys that go together. `[defaults]` holds for all of them. Keys are those of
-`estimate --jsonl`, and `weights`, `steps`, `timeout` and `allocator_conf` of `vramplan measure`.
+`estimate --jsonl`, and `weights`, `steps`, `timeout` and `allocator_conf` of `vramplan measure`. `run` takes what
+`--run` takes, a relative path counting from the matrix's own folder.
 """
 
 from __future__ import annotations

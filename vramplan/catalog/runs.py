@@ -60,16 +60,22 @@ class RunProfile:
 FOREIGN_SUFFIXES = (".yaml", ".yml", ".json", ".sh", ".bash", ".slurm", ".txt")
 
 
-def load_run(name: str, dirs: ProfileDirs) -> RunProfile:
+def load_run(name: str, dirs: ProfileDirs, *, folder: Path | None = None) -> RunProfile:
     """A run by profile name, by a path to a `.toml`, or by a path to another tool's file or folder.
+
+    Args:
+        name: as it was written.
+        dirs: where profiles lie.
+        folder: where a relative path starts; None takes the working folder.
 
     Raises:
         UsageError: there is no such profile or file, or it is not a flat table with `description` and `source`.
     """
-    if _is_foreign(name):
-        return _foreign(Path(name).expanduser())
+    start = folder or Path()
+    if _is_foreign(name, start):
+        return _foreign(start / Path(name).expanduser())
     if name.endswith(".toml"):
-        path = Path(name).expanduser()
+        path = start / Path(name).expanduser()
         if not path.is_file():
             raise UsageError(f"there is no file {path}")
         file = ProfileFile(kind="runs", name=path.stem, path=path)
@@ -86,12 +92,12 @@ def load_run(name: str, dirs: ProfileDirs) -> RunProfile:
     return RunProfile(file=file, description=description, source=source, notes=notes, settings=settings, claims=claims)
 
 
-def _is_foreign(name: str) -> bool:
+def _is_foreign(name: str, folder: Path) -> bool:
     """Whether a name is a path to another tool's file: by its suffix, or a folder with a separator in its name."""
     if name.endswith(FOREIGN_SUFFIXES):
         return True
     try:
-        return ("/" in name or name in (".", "..")) and Path(name).expanduser().is_dir()
+        return ("/" in name or name in (".", "..")) and (folder / Path(name).expanduser()).is_dir()
     except (OSError, ValueError, RuntimeError):  # too long for a file, a null byte, a home that is not known
         return False
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vramplan.catalog import ProfileDirs, RunProfile, load_run, profile_dirs
+from vramplan.catalog import ProfileDirs, RunProfile, profile_dirs
 from vramplan.core.report import MemoryReport
 from vramplan.errors import UsageError
-from vramplan.runfiles.flat import FlatRun, parse_flat
+from vramplan.planner.run_files import read_named_run
+from vramplan.runfiles.flat import FlatRun
 
 if TYPE_CHECKING:
     from vramplan.planner.simulated import Simulated
@@ -49,46 +50,14 @@ def with_profile(flat: FlatRun, dirs: ProfileDirs) -> Asked:
     name = flat.run or _default_run(flat)
     if name is None:
         return Asked(flat=flat)
-    profile = load_run(name, dirs)
-    if profile.foreign:
-        profile, under = _foreign(profile)
-    else:
-        under = parse_flat(profile.settings, str(profile.file.path))
-    if under.run is not None:
-        raise UsageError(f"{profile.file.path}: a run profile cannot name another one", hint="copy its settings here")
+    found = read_named_run(name, dirs)
+    profile, under = found.profile, found.flat
     return Asked(
         flat=under.merged(flat).merged(FlatRun(run=name)),
         title=_title(profile, under, flat),
         notes=profile.notes,
         shadowing=profile.file.note,
     )
-
-
-_TOOLS = {
-    "rlt": "a run of RLT's",
-    "trl": "a run of TRL's",
-    "training-arguments": "TrainingArguments",
-    "accelerate": "an accelerate configuration",
-    "deepspeed": "a DeepSpeed configuration",
-    "vramplan": "a run",
-}
-
-
-def _foreign(profile: RunProfile) -> tuple[RunProfile, FlatRun]:
-    """Another tool's file, read: the profile with what it is and what to know of it, and its settings."""
-    from vramplan.runfiles.reader import read_run_file
-    from vramplan.runfiles.unsaid import unsaid
-
-    file = read_run_file(profile.file.path)
-    notes = [
-        f"{key}: auto is the checkpoint's own dtype, which bf16 stands for here (--dtype says otherwise)"
-        for key, written in file.written.items()
-        if written.value == "auto" and key.rpartition(".")[2] in ("dtype", "torch_dtype")
-    ]
-    left = list(dict.fromkeys(one.key.rpartition(".")[2] for one in unsaid(file)))
-    if left:
-        notes.append(f"the file also sets {', '.join(left)}, which this answer does not count")
-    return replace(profile, description=_TOOLS[file.tool.value], notes=tuple(notes)), file.flat
 
 
 _OF_THE_CARD = frozenset({"run", "gpu", "gpu_mem"})

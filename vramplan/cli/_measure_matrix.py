@@ -51,4 +51,4 @@ def _print(result: MatrixResult, form: Output) -> None:
     elif result.records:
         from vramplan.output.measured_text import render_matrix
 
-        _terminal.write_answer(render_matrix(result.records, units=form.units))
+        _terminal.write_answer(render_matrix(result.records, units=form.units, width=_terminal.columns()))

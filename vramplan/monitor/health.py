@@ -38,6 +38,21 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A process that holds memory of a GPU.
+
+    Args:
+        pid: as the driver counts: of the host, where this is a container.
+        name: of its program, or None where the driver does not say.
+        used_bytes: or None where the driver does not say.
+    """
+
+    pid: int
+    name: str | None
+    used_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuFacts:
     """One GPU or MIG instance, as NVML sees it.
 
@@ -46,7 +61,7 @@ class GpuFacts:
         name: as the driver calls it, empty where it does not say.
         total_bytes: memory.total, or None.
         used_bytes: of all processes together, or None.
-        num_processes: compute processes on it, or None.
+        holders: compute processes on it, largest first; empty where there are none, or the driver does not say.
         error: why there are no numbers, or None.
     """
 
@@ -54,7 +69,7 @@ class GpuFacts:
     name: str
     total_bytes: int | None
     used_bytes: int | None
-    num_processes: int | None
+    holders: tuple[Holder, ...]
     error: str | None
 
 
@@ -139,18 +154,33 @@ def _gpu(door: Nvml, device: Device) -> GpuFacts:
             name=device.name,
             total_bytes=None,
             used_bytes=None,
-            num_processes=None,
+            holders=(),
             error=fault.text,
         )
-    try:
-        num_processes = len(door.processes(device))
-    except NvmlFault:
-        num_processes = None
     return GpuFacts(
         label=device.label,
         name=device.name,
         total_bytes=memory.total_bytes,
         used_bytes=memory.used_bytes,
-        num_processes=num_processes,
+        holders=_holders(door, device),
         error=None,
     )
+
+
+def _holders(door: Nvml, device: Device) -> tuple[Holder, ...]:
+    try:
+        found = door.processes(device)
+    except NvmlFault:
+        return ()
+    holders = [Holder(pid=one.pid, name=_program(door, one.pid), used_bytes=one.used_bytes) for one in found]
+    return tuple(sorted(holders, key=lambda one: -(one.used_bytes or 0)))
+
+
+def _program(door: Nvml, pid: int) -> str | None:
+    """The driver's own word: /proc has another process of this number where NVML counts outside a container."""
+    try:
+        name = door.call("nvmlSystemGetProcessName", pid)
+    except NvmlFault:
+        return None
+    text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    return text.split(" ")[0].rpartition("/")[2] or None

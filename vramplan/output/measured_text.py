@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vramplan.core.report import MemoryReport
+from vramplan.output.explain import wrapped
 from vramplan.records.record import Prediction, Record
 from vramplan.units import format_bytes
 
 _QUANTITIES = (("allocated", "allocated_bytes"), ("reserved", "reserved_bytes"), ("device", "device_used_bytes"))
+_INDENT = "  "
 _HEAD = ("phase", "quantity", "measured", "estimate", "off", "simulate", "off")
 
 
@@ -27,7 +29,7 @@ def render_measured(record: Record, report: MemoryReport | None, *, units: str, 
     lines = textwrap.wrap(title, width)
     rows = list(_rows(record, units))
     if rows:
-        lines += ["", *_table([_HEAD, *rows])]
+        lines += ["", *_phases_table(rows, width)]
     lines.append("")
     facts = [*_facts(record, units), *record.notes]
     if report is not None:
@@ -38,9 +40,14 @@ def render_measured(record: Record, report: MemoryReport | None, *, units: str, 
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def render_matrix(records: Sequence[Record], *, units: str) -> str:
-    """One line for each run: its peaks, and how far off the predictions are."""
-    head = ("run", "outcome", "allocated", "est.", "sim.", "reserved", "est.", "sim.", "device", "est.", "sim.")
+def render_matrix(records: Sequence[Record], *, units: str, width: int) -> str:
+    """Each run's peaks, and how far off the predictions are: one line a run where they fit, else one a quantity.
+
+    Args:
+        records: of the runs, in their order.
+        units: GB, GiB or bytes.
+        width: columns.
+    """
     rows = []
     for record in records:
         cells = [run_words(record), record.outcome.replace("_", " ")]
@@ -49,7 +56,39 @@ def render_matrix(records: Sequence[Record], *, units: str) -> str:
             cells.append("-" if measured is None else format_bytes(measured, units))
             cells += [_off(measured, _predicted_peak(one, name)) for one in (record.estimate, record.simulate)]
         rows.append(tuple(cells))
-    return "\n".join(line.rstrip() for line in _table([head, *rows])) + "\n"
+    head = ("run", "outcome", *(word for name, _ in _QUANTITIES for word in (name, "est.", "sim.")))
+    lines = _table([head, *rows])
+    if max(map(len, lines)) > width:
+        lines = _stacked_runs(rows, width)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _stacked_runs(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Each run's name and outcome over a line for each quantity; of a run without peaks its outcome is all."""
+    table: list[Sequence[str]] = [(_INDENT, "measured", "est.", "sim.")]
+    for row in rows:
+        numbers = row[2:]
+        for index, (name, _) in enumerate(_QUANTITIES):
+            table.append((f"{_INDENT}{name}", *numbers[3 * index : 3 * index + 3]))
+    head, rule, *body = _table(table, num_texts=1)
+    lines = [head, rule]
+    for index, row in enumerate(rows):
+        lines += wrapped(f"{row[0]}: {row[1]}", width, hanging=4)
+        if any(cell != "-" for cell in row[2:]):
+            lines += body[3 * index : 3 * index + 3]
+    return lines
+
+
+def _phases_table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """One line for each quantity of each phase; the phase on a line of its own where the width asks for it."""
+    lines = _table([_HEAD, *rows])
+    if max(map(len, lines)) <= width:
+        return lines
+    head, rule, *body = _table([_HEAD[1:], *(row[1:] for row in rows)], num_texts=1)
+    lines = [head, rule]
+    for row, line in zip(rows, body, strict=True):
+        lines += [row[0], line] if row[0] else [line]
+    return lines
 
 
 def run_words(record: Record) -> str:
@@ -153,13 +192,14 @@ def _off(measured: int | None, predicted: int | None) -> str:
     return f"{predicted / measured - 1:+.1%}"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their longest cell; texts to the left, numbers to the right."""
+def _table(rows: Sequence[Sequence[str]], *, num_texts: int = 2) -> list[str]:
+    """Columns as wide as their longest cell; the first ones, texts, to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for number, row in enumerate(rows):
         cells = [
-            cell.ljust(widths[column]) if column < 2 else cell.rjust(widths[column]) for column, cell in enumerate(row)
+            cell.ljust(widths[column]) if column < num_texts else cell.rjust(widths[column])
+            for column, cell in enumerate(row)
         ]
         lines.append("  ".join(cells))
         if number == 0:

@@ -14,11 +14,12 @@ from vramplan.monitor.faults import NoDriverError
 from vramplan.monitor.health import DriverFacts, look_at_driver
 from vramplan.monitor.nvml import open_nvml
 from vramplan.planner.device_eye import Card, NvmlSight, Sight, find_device
-from vramplan.planner.doctor_rules import bitsandbytes_check, torch_check
+from vramplan.planner.doctor_rules import bitsandbytes_check, others_words, torch_check
 from vramplan.planner.probing import Probed, probe
 
 TEST_DEVICE = "VRAMPLAN_TEST_DEVICE"
 """`cpu`, or `cpu:BYTES`: measure on an allocator model of that size instead of a card. For tests; no truth in it."""
+_ROOM = "end them, or measure on another card: --device N; `vramplan simulate` runs the same code without a GPU"
 _USE_SIMULATE = "`vramplan simulate` runs the same code without a GPU"
 
 
@@ -86,6 +87,9 @@ def open_bench(
     else:
         probed = ask(tuple(name for name in ("torch", "bitsandbytes") if _installed(name) is not None))
     torch = torch_check(version, probed.get("torch"), driver)
+    facts = probed["torch"].facts if "torch" in probed else {}
+    if number in facts.get("full", ()):
+        raise NoHardwareError(_full_card(number, driver, variables), hint=_ROOM)
     if torch.state == "fail":
         # Without a driver, that is what is wrong, unless this torch could not use one anyway.
         cause = f"torch {torch.detail}"
@@ -105,14 +109,27 @@ def open_bench(
     device = find_device(door, number, variables)
     sight = NvmlSight(door, device)
     card = sight.card()
+    others = next((others_words(gpu) for gpu in driver.gpus if gpu.label == device.label), None)
     return Bench(
         device="cuda",
         card=card,
         sight=sight,
         profile=_profile(card.name, dirs),
+        note=None if others is None else f"on this card {others}: the run had only what they left",
         bitsandbytes=refused,
         fix=library.fix,
     )
+
+
+def _full_card(number: int, driver: DriverFacts, variables: Mapping[str, str]) -> str:
+    """The sentence for a card on which not even a context finds room."""
+    try:
+        label = find_device(open_nvml(), number, variables).label
+    except (NoDriverError, UsageError):
+        label = None
+    words = next((others_words(gpu) for gpu in driver.gpus if gpu.label == label), None)
+    why = "other processes fill it (`nvidia-smi` on the host lists them)" if words is None else words
+    return f"nothing can be measured on GPU {number}: {why}, and a CUDA context finds no room beside them"
 
 
 def _visible(number: int, num_devices: int, variables: Mapping[str, str]) -> str:

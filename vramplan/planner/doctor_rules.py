@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vramplan.monitor.health import Check, DriverFacts, GpuFacts, State
+from vramplan.monitor.health import Check, DriverFacts, GpuFacts, Holder, State
 from vramplan.planner.probing import Probed
-from vramplan.units import format_bytes
+from vramplan.units import GB, format_bytes
 
 _CUDA_BUILD = 'install torch from the index of a CUDA build, as its "Get started" page says'
 
@@ -46,14 +46,38 @@ def _gpu_check(gpu: GpuFacts, profile: str | None) -> Check:
     if gpu.total_bytes is None:
         return check("warn", f"{name}: its memory cannot be read ({gpu.error})", "leave it out: CUDA_VISIBLE_DEVICES")
     size = f"{name}, {format_bytes(gpu.total_bytes)} GB"
-    if gpu.num_processes:
-        used = "" if gpu.used_bytes is None else f" and {format_bytes(gpu.used_bytes)} GB in use"
-        detail = f"{size}, with {gpu.num_processes} other process{'' if gpu.num_processes == 1 else 'es'}{used}"
-        return check("warn", detail, "end them before measuring: what the driver shows is of all processes")
+    others = others_words(gpu)
+    if others is not None:
+        fix = "end them before measuring, or measure on another card (--device N): a run has only what they leave"
+        return check("warn", f"{name}: {others}", fix)
     if profile is None:
         fix = f"give its memory alone: --gpu-mem {gpu.total_bytes // 2**20}MiB"
         return check("warn", f"{size}; there is no profile of it", fix)
     return check("ok", f"{size}; profile {profile}")
+
+
+_MOST_NAMED = 3
+_MOST_IDLE_BYTES = GB
+"""What an empty card shows as used by itself, or by a display: up to some hundred MB."""
+
+
+def others_words(gpu: GpuFacts) -> str | None:
+    """What other processes hold of a card, and which; None where nobody holds anything to speak of."""
+    if gpu.total_bytes is None or gpu.used_bytes is None:
+        return None
+    if not gpu.holders and gpu.used_bytes <= _MOST_IDLE_BYTES:
+        return None
+    used = f"other processes use {format_bytes(gpu.used_bytes)} of its {format_bytes(gpu.total_bytes)} GB"
+    if not gpu.holders:
+        return f"{used}, and NVML does not list them (another container's, or a display's)"
+    named = [_holder_words(one) for one in gpu.holders[:_MOST_NAMED]]
+    more = len(gpu.holders) - len(named)
+    return f"{used} ({'; '.join(named)}{f'; and {more} more' if more else ''})"
+
+
+def _holder_words(holder: Holder) -> str:
+    size = "" if holder.used_bytes is None else f" {format_bytes(holder.used_bytes)} GB"
+    return f"PID {holder.pid}{'' if holder.name is None else f' {holder.name}'}{size}"
 
 
 def torch_check(version: str | None, probed: Probed | None, driver: DriverFacts) -> Check:
@@ -80,12 +104,17 @@ def torch_check(version: str | None, probed: Probed | None, driver: DriverFacts)
         return fail(f"{built}: newer than the driver, which runs up to {driver.cuda[0]}.{driver.cuda[1]}", wanted)
     if facts["error"] is not None:
         return fail(f"{built}: {facts['error']}", "a driver and a torch build that suit the card, as the error says")
+    full = facts["full"]
+    if full and len(full) == facts["num_devices"]:
+        which = "the GPU" if len(full) == 1 else "any GPU"
+        fix = "end the processes that fill it: the line of the GPU names them, or `nvidia-smi`"
+        return fail(f"{built}: a CUDA context finds no room on {which}", fix)
     if not facts["num_devices"]:
         return fail(f"{built}, sees no GPU", "`echo $CUDA_VISIBLE_DEVICES`: empty or -1 hides all of them")
-    plural = "" if facts["num_devices"] == 1 else "s"
-    return Check(
-        id="torch", state="ok", what="torch", detail=f"{built}; a kernel ran on {facts['num_devices']} GPU{plural}"
-    )
+    num_ran = facts["num_devices"] - len(full)
+    ran = f"a kernel ran on {num_ran} GPU{'' if num_ran == 1 else 's'}"
+    rest = f", and found no room on {', '.join(f'cuda:{number}' for number in full)}" if full else ""
+    return Check(id="torch", state="ok", what="torch", detail=f"{built}; {ran}{rest}")
 
 
 def bitsandbytes_check(version: str | None, probed: Probed | None) -> Check:

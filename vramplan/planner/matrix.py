@@ -10,11 +10,11 @@ from typing import Any
 
 from vramplan.catalog.dirs import ProfileDirs
 from vramplan.catalog.matrices import Matrix, MatrixRun
-from vramplan.catalog.runs import load_run
 from vramplan.errors import NoHardwareError, UsageError, VramplanError
 from vramplan.planner.bench import Bench
 from vramplan.planner.measure_plan import LONGEST_SECONDS, Manner, Planned, plan_run
 from vramplan.planner.measured import Measured, measure_run
+from vramplan.planner.run_files import read_named_run
 from vramplan.records.record import WEIGHTS, Record
 from vramplan.records.store import append_record, read_records, sole_writer
 from vramplan.runfiles.flat import FlatRun, parse_flat
@@ -84,7 +84,7 @@ def run_matrix(
         NoHardwareError: there is nothing to measure on.
         UsageError: a setting is wrong, or the file cannot be read or written.
     """
-    ready, refused = _plan(matrix, manner, bench, profile_dirs)
+    ready, refused = _plan(matrix, manner, bench, profile_dirs, progress)
     with sole_writer(path):
         return _run_all(ready, refused, bench, path, profile_dirs=profile_dirs, progress=progress, measure=measure)
 
@@ -131,13 +131,18 @@ def _run_all(
 
 
 def _plan(
-    matrix: Matrix, manner: Manner, bench: Bench, profile_dirs: ProfileDirs
+    matrix: Matrix, manner: Manner, bench: Bench, profile_dirs: ProfileDirs, progress: Callable[[str], None]
 ) -> tuple[list[_Ready], list[Refused]]:
     """The runs, all checked before the first is measured; one that cannot exist costs no other."""
     ready: dict[str, _Ready] = {}
     refused: list[Refused] = []
+    folder, notes = matrix.file.path.parent, set[str]()
     for run in matrix.runs:
-        flat = _under_profile(parse_flat(run.settings, run.where), profile_dirs)
+        flat, found = _over_named_run(parse_flat(run.settings, run.where), folder, profile_dirs)
+        for note in found:
+            if note not in notes:
+                progress(note)
+                notes.add(note)
         own = _manner(run, manner)
         title = _title(run)
         try:
@@ -151,12 +156,19 @@ def _plan(
     return list(ready.values()), refused
 
 
-def _under_profile(flat: FlatRun, profile_dirs: ProfileDirs) -> FlatRun:
-    """The settings over those of the run profile that they name."""
+def _over_named_run(flat: FlatRun, folder: Path, profile_dirs: ProfileDirs) -> tuple[FlatRun, list[str]]:
+    """The settings over those of the run that they name, and what to know of its file.
+
+    Relative paths start at the matrix's own folder. A profile keeps its name; a file's place says nothing on another
+    machine, so what was read from it is all that stays.
+    """
     if flat.run is None:
-        return flat
-    profile = load_run(flat.run, profile_dirs)
-    return parse_flat(profile.settings, str(profile.file.path)).merged(flat)
+        return flat, []
+    found = read_named_run(flat.run, profile_dirs, folder=folder)
+    if profile_dirs.lookup("runs", flat.run) is not None:
+        return found.flat.merged(flat), []
+    notes = [f"{found.profile.file.path}: {note}" for note in found.profile.notes]
+    return found.flat.merged(replace(flat, run=None)), notes
 
 
 def _manner(run: MatrixRun, manner: Manner) -> Manner:

@@ -10,7 +10,7 @@ from pathlib import Path
 from vramplan.allocator.config import AllocatorConfig
 from vramplan.catalog.dirs import ProfileDirs
 from vramplan.core.device import Gpu
-from vramplan.core.run import AttentionImplementation, RolloutBackend, Run
+from vramplan.core.run import AttentionImplementation, Quantization, RolloutBackend, Run
 from vramplan.errors import CannotTellError, NoHardwareError, UsageError
 from vramplan.planner.answer import prepare
 from vramplan.planner.bench import Bench
@@ -22,6 +22,7 @@ from vramplan.records.record import run_key
 from vramplan.runfiles.flat import FlatRun
 from vramplan.units import KiB
 
+_WITHOUT_ENGINE = "measure the rest with --rollout vllm-server, or hf"
 LONGEST_SECONDS = 7 * 24 * 3600.0
 """More than any run takes; timers of threads overflow at some 292 years."""
 
@@ -90,12 +91,20 @@ def plan_run(flat: FlatRun, manner: Manner, bench: Bench, profile_dirs: ProfileD
     _refuse(setting.run, bench)
     models = {role.name: role.model for role in setting.run.roles if role.shares is None}
     weights = choose_weights(manner.weights, models)
+    _refuse_engine(setting.run, weights)
     conf = allocator_conf(manner.conf)
     with contextlib.suppress(CannotTellError):  # another allocator can be measured, if not simulated
         AllocatorConfig.parse(conf)
     with_workspace(setting.gpu, manner.cublas_workspace_config)  # refuses what it cannot read
     steps = manner.steps if setting.run.training is not None else None
-    key = run_key(flat.to_dict(), weights=weights.kind, conf=conf, steps=steps, device=bench.device)
+    key = run_key(
+        flat.to_dict(),
+        weights=weights.kind,
+        conf=conf,
+        cublas_workspace_config=manner.cublas_workspace_config,
+        steps=steps,
+        device=bench.device,
+    )
     note = "run with the installed libraries, not with " + ", ".join(f"{k} {v}" for k, v in (named or {}).items())
     return Planned(flat=flat, prepared=prepared, weights=weights, conf=conf, key=key, note=note if named else None)
 
@@ -104,10 +113,6 @@ def _refuse(run: Run, bench: Bench) -> None:
     if run.sharding.num_gpus > 1:
         raise CannotTellError(
             f"measure runs one GPU, not {run.sharding.num_gpus}", hint="vramplan estimate divides states over GPUs"
-        )
-    if run.rollout is not None and run.rollout.backend is RolloutBackend.VLLM_COLOCATE:
-        raise CannotTellError(
-            "measure starts no vLLM engine beside the run", hint="measure the rest with --rollout vllm-server, or hf"
         )
     if run.attn_implementation is AttentionImplementation.FLASH_ATTENTION_2 and find_spec("flash_attn") is None:
         raise NoHardwareError(
@@ -118,6 +123,27 @@ def _refuse(run: Run, bench: Bench) -> None:
     eight_bit = run.training is not None and ("8bit" in run.training.optim or "paged" in run.training.optim)
     if bench.bitsandbytes is not None and (quantised or eight_bit):
         raise NoHardwareError(f"bitsandbytes {bench.bitsandbytes}", hint=bench.fix)
+
+
+def _refuse_engine(run: Run, weights: Weights) -> None:
+    """A colocated engine that cannot be, or not here."""
+    if run.rollout is None or run.rollout.backend is not RolloutBackend.VLLM_COLOCATE:
+        return
+    quantization = run.trained.load.quantization
+    if quantization is Quantization.INT8:  # TRL generation/vllm_generation.py, lines 341-348
+        raise CannotTellError(
+            "vLLM does not support in-flight 8-bit quantisation: TRL stops with a ValueError", hint=_WITHOUT_ENGINE
+        )
+    if quantization.is_bitsandbytes and weights.kind == "random":
+        raise CannotTellError(
+            "vLLM makes its 4-bit weights from a checkpoint only",
+            hint=f"--weights random-checkpoint writes one; or {_WITHOUT_ENGINE}",
+        )
+    if find_spec("vllm") is None:
+        raise NoHardwareError(
+            "a colocated rollout needs vLLM, which is not installed",
+            hint=f"python3 -m pip install 'trl[vllm]'; or {_WITHOUT_ENGINE}",
+        )
 
 
 def with_workspace(gpu: Gpu, config: str | None) -> Gpu:

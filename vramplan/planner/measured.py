@@ -19,6 +19,7 @@ from vramplan.planner.answer import load_model
 from vramplan.planner.bench import Bench
 from vramplan.planner.device_eye import SETTLE_SECONDS, Eye
 from vramplan.planner.measure_plan import Manner, Planned, with_workspace
+from vramplan.planner.measured_engine import engine_note, engine_of, without_engine
 from vramplan.planner.measured_record import (
     emptied_of,
     gpu_of,
@@ -185,6 +186,7 @@ def _task(
         settle_seconds=0.0 if bench.sight is None else SETTLE_SECONDS,
         snapshot=None if manner.snapshots is None else str(snapshot),
         folder=str(folder),
+        max_model_length=planned.flat.vllm_max_model_length,
     )
 
 
@@ -251,22 +253,25 @@ def _record(
     outcome, message = outcome_of(finished, manner.timeout_seconds)
     context = finished.last("context")
     when = now()
+    driver = None if bench.card is None else bench.card.driver
     name = f"{planned.key}-{when.replace(':', '')}.pickle"
+    versions = versions_of(finished, driver)
+    engine, finished = engine_of(finished, run, versions), without_engine(finished)
     failure: RecordOutOfMemory | None = out_of_memory_of(finished, name)
     conf = RecordAllocator(
         conf=planned.conf,
         backend="unknown" if context is None else context["gpu"]["backend"],
         cublas_workspace_config=manner.cublas_workspace_config,
     )
-    driver = None if bench.card is None else bench.card.driver
-    known = [note for note in (planned.weights.note, planned.note, bench.note) if note is not None]
+    counted = None if engine is None else engine_note(engine)
+    known = [note for note in (planned.weights.note, planned.note, bench.note, counted) if note is not None]
     return Record(
         run=planned.flat.to_dict(),
         how="measure",
         device=bench.device,
         weights=planned.weights.kind,
         steps=manner.steps if run.training is not None else None,
-        versions=versions_of(finished, driver),
+        versions=versions,
         gpu=gpu_of(finished, bench.card, eye, baseline_used_bytes=baseline_used_bytes, profile=bench.profile),
         allocator=conf,
         phases=phases_of(finished, eye),
@@ -275,6 +280,7 @@ def _record(
         stopped_in=None if outcome == "done" else stopped_in(finished),
         message=message,
         out_of_memory=failure,
+        engine=engine,
         estimate=prediction_of(guess),
         simulate=prediction_of(simulation),
         notes=(*known, *notes),

@@ -75,19 +75,34 @@ def _phase(phase: RecordPhase, record: Record, prepared: Prepared, resting_bytes
     resting_bytes = min(resting_bytes, allocated_bytes)
     rest = Component.DEQUANTIZED if phase.name == "load" else Component.ACTIVATIONS
     label = "temporaries of loading" if phase.name == "load" else "all else: not told apart by a measurement"
+    engine_bytes = _engine_bytes(phase, record, reserved_bytes)
     entries = [
         _entry(Component.WEIGHTS, "what loading left: weights and adapters", resting_bytes, _TORCH),
         _entry(rest, label, allocated_bytes - resting_bytes, _TORCH),
         _entry(Component.FRAGMENTATION, "segments that no tensor uses", reserved_bytes - allocated_bytes, _TORCH),
-        _context(phase, record, prepared, reserved_bytes),
+        _context(phase, record, prepared, reserved_bytes + engine_bytes),
     ]
+    if engine_bytes:
+        label = "vLLM: weights, KV cache, graphs; its libraries are in the context's line"
+        entries.append(_entry(Component.ROLLOUT_ENGINE, label, engine_bytes, _TORCH))
     return Phase(name=phase.name, entries=tuple(entries))
 
 
-def _context(phase: RecordPhase, record: Record, prepared: Prepared, reserved_bytes: int) -> Entry:
+def _engine_bytes(phase: RecordPhase, record: Record, reserved_bytes: int) -> int:
+    """What torch counted of an engine that is awake, as far as the card shows it."""
+    engine = record.engine
+    if engine is None or not engine.is_awake_in(phase.name):
+        return 0
+    own_bytes = record.own_device_bytes(phase)
+    return (
+        engine.reserved_bytes if own_bytes is None else max(min(engine.reserved_bytes, own_bytes - reserved_bytes), 0)
+    )
+
+
+def _context(phase: RecordPhase, record: Record, prepared: Prepared, torch_bytes: int) -> Entry:
     own_bytes = record.own_device_bytes(phase)
     if own_bytes is not None:
-        return _entry(Component.CONTEXT, "context and libraries", max(own_bytes - reserved_bytes, 0), _NVML)
+        return _entry(Component.CONTEXT, "context and libraries", max(own_bytes - torch_bytes, 0), _NVML)
     gpu = prepared[0].gpu
     return Entry(
         component=Component.CONTEXT,

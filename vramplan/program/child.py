@@ -16,10 +16,14 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vramplan.core.run import RolloutBackend
 from vramplan.errors import VramplanError
 from vramplan.program.task import Task
+
+if TYPE_CHECKING:
+    from vramplan.program.vllm_engine import VllmEngine
 
 Tell = Callable[[Mapping[str, Any]], None]
 _WATCH_PARENT_SECONDS = 1.0
@@ -75,8 +79,13 @@ def run_task(task: Task, tell: Tell) -> None:
                 logits_code=LogitsCode(),
                 checkpoints=checkpoints,
             )
-            program = Program(run, cast, watch, loop, scoring)
+            engine = _engine(task, checkpoints)
+            program = Program(run, cast, watch, loop, scoring, engine)
             program.load(warms_up=warms_up(run, task.stack, in_trainer=loop.style == "trainer"))
+            if engine is not None:  # after every model and before the optimizer, as TRL's trainer does it
+                with watch.starting_engine():
+                    engine.start(cast[run.trained.name].model)
+                engine.sleep()
             program.play(task.steps * micro_steps_per_update(run))
             watch.close()
             counters.empty_cache()
@@ -96,6 +105,22 @@ def run_task(task: Task, tell: Tell) -> None:
         tell(failure)
         return
     tell({"event": "end", "outcome": "done"})
+
+
+def _engine(task: Task, checkpoints: Mapping[str, str]) -> VllmEngine | None:
+    """The colocated engine that the run asks for, not yet started."""
+    from vramplan.program.vllm_engine import VllmEngine
+
+    rollout, trained = task.run.rollout, task.run.trained.name
+    if rollout is None or rollout.backend is not RolloutBackend.VLLM_COLOCATE:
+        return None
+    return VllmEngine(
+        task.run,
+        task.configs[trained],
+        checkpoint=checkpoints.get(trained),
+        folder=Path(task.folder) / "engine",
+        max_model_length=task.max_model_length,
+    )
 
 
 def _settled(task: Task) -> dict[str, float]:

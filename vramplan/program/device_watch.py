@@ -153,6 +153,27 @@ class DeviceWatch:
         )
         self.phase = None
 
+    @contextmanager
+    def starting_engine(self) -> Iterator[None]:
+        """A stretch of `load` in which a rollout engine is built, and what torch's counters hold of it from then on.
+
+        vLLM empties the cache before it looks at the card, and resets the peaks while it sizes its own: so the stretch
+        is one of its own, and what loading took before is not lost with them.
+        """
+        self.mark("load.engine")
+        self._counters.empty_cache()
+        before = self._counters.read()
+        yield
+        self._counters.synchronize()
+        after = self._counters.read()
+        self._tell(
+            {
+                "event": "engine",
+                "allocated_bytes": max(after.end_allocated_bytes - before.end_allocated_bytes, 0),
+                "reserved_bytes": max(after.end_reserved_bytes - before.end_reserved_bytes, 0),
+            }
+        )
+
     def fill(self, tensor: Any) -> None:
         """Random values, in place: the kernels that make them allocate nothing."""
         with torch.no_grad():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -31,6 +31,13 @@ def micro_steps_per_update(run: Run) -> int:
     return 0 if run.training is None else min(run.training.gradient_accumulation_steps, 2)
 
 
+class RolloutEngine(Protocol):
+    """What generates beside the trained model, in the same process."""
+
+    def roll_out(self, model: Any) -> None:
+        """Takes the model's weights over and generates every completion of one rollout."""
+
+
 class Program:
     """A run on its cast.
 
@@ -40,14 +47,24 @@ class Program:
         watch: looks on.
         loop: how the training loop is written.
         scoring: how log-probabilities are taken.
+        engine: generates where the run has a colocated one; without it that phase is passed through.
     """
 
-    def __init__(self, run: Run, cast: Cast, watch: Watch, loop: Loop, scoring: Scoring) -> None:
+    def __init__(
+        self,
+        run: Run,
+        cast: Cast,
+        watch: Watch,
+        loop: Loop,
+        scoring: Scoring,
+        engine: RolloutEngine | None = None,
+    ) -> None:
         self._run = run
         self._cast = cast
         self._watch = watch
         self._loop = loop
         self._scoring = scoring
+        self._engine = engine
 
     def load(self, *, warms_up: bool) -> None:
         """All models that stay on the device, the trained one first."""
@@ -154,6 +171,8 @@ class Program:
             trained.model.train()
         elif rollout is not None:
             watch.mark("rollout")
+            if self._engine is not None:
+                self._engine.roll_out(trained.model)
         if self._run.method is Method.RLT:
             student = "student" if self._cast.get("student") is not None else "reference"
             for phase, name in (("score", student), ("teacher_score", self._run.trained.name)):

@@ -11,7 +11,10 @@ from typing import Any
 
 
 def probe_torch() -> dict[str, Any]:
-    """Version, the CUDA that it was built with, and whether a kernel runs on every GPU that it sees."""
+    """Version, the CUDA that it was built with, and whether a kernel runs on every GPU that it sees.
+
+    `full` names the GPUs where other processes left no room for a context; that says nothing of the others.
+    """
     import torch
 
     facts: dict[str, Any] = {
@@ -19,6 +22,7 @@ def probe_torch() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
         "num_devices": 0,
+        "full": [],
         "error": None,
     }
     if torch.version.cuda is None and torch.version.hip is None:
@@ -27,8 +31,13 @@ def probe_torch() -> dict[str, Any]:
         torch.cuda.init()
         facts["num_devices"] = torch.cuda.device_count()
         for index in range(facts["num_devices"]):
-            # The context, and a kernel: a build without code for this chip fails only here.
-            torch.ones(2, device=f"cuda:{index}").add_(1).sum().item()
+            try:
+                # The context, and a kernel: a build without code for this chip fails only here.
+                torch.ones(2, device=f"cuda:{index}").add_(1).sum().item()
+            except RuntimeError as error:
+                if "out of memory" not in str(error):
+                    raise
+                facts["full"].append(index)
     except (RuntimeError, AssertionError) as error:
         facts["error"] = _first_line(error)
     return facts

@@ -27,6 +27,7 @@ class Task:
         settle_seconds: rest after each phase, so that whoever samples the card sees it.
         snapshot: file for a memory snapshot, written where the allocator throws; None writes none.
         folder: a folder of its own, for what it writes besides.
+        max_model_length: the longest row that a colocated engine serves, None for the model's own limit.
     """
 
     run: Run
@@ -41,3 +42,4 @@ class Task:
     settle_seconds: float
     snapshot: str | None
     folder: str
+    max_model_length: int | None = None

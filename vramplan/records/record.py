@@ -12,6 +12,8 @@ from typing import Any
 SCHEMA = "vramplan.record/1"
 OUTCOMES = ("done", "out_of_memory", "timed_out", "killed", "failed", "interrupted")
 WEIGHTS = ("checkpoint", "random", "random-checkpoint")
+ABSENT_WITHOUT = ("engine",)
+"""Keys that a record has only where they say something: earlier records, sealed without them, stay as they are."""
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _ID_DIGITS = 12
 
@@ -74,6 +76,8 @@ class RecordAllocator:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordPhase:
     """One stretch of the run. Of a phase that came several times: peaks are the highest, counts and seconds sums.
+
+    What torch counted of a rollout engine (`RecordEngine`) is in the card's bytes, not in allocated and reserved ones.
 
     Args:
         name: `load`, `prefill`, `decode`, `score`, `rollout`, `reference`, `train`, `optimizer`, …, as in reports.
@@ -142,6 +146,33 @@ class RecordOutOfMemory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordEngine:
+    """A rollout engine in the measured process.
+
+    Args:
+        name: `vllm`.
+        version: or None where nobody said.
+        sleeps: whether it gave its memory back outside the rollout.
+        allocated_bytes: what torch's counters held of it once it was built: weights, KV cache, buffers, graphs. Taken
+            off what the phases show from then on.
+        reserved_bytes: the same of its segments.
+    """
+
+    name: str
+    version: str | None
+    sleeps: bool
+    allocated_bytes: int
+    reserved_bytes: int
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+
+    def is_awake_in(self, phase: str) -> bool:
+        """Whether it holds its memory in a phase."""
+        return not self.sleeps or phase in ("load", "rollout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedPhase:
     """One phase of an estimate or a simulation."""
 
@@ -191,6 +222,7 @@ class Record:
         stopped_in: the phase that was not finished, or None.
         message: one sentence on what went wrong, or None.
         out_of_memory: details where the outcome is that.
+        engine: the rollout engine beside the run, or None; a record without one has no such key.
         estimate, simulate: what they said at the time, or None where they were not asked or could not tell.
         notes: what to know about the measurement.
         when: ISO 8601, UTC, `2026-11-21T23:42:39Z`.
@@ -210,6 +242,7 @@ class Record:
     stopped_in: str | None = None
     message: str | None = None
     out_of_memory: RecordOutOfMemory | None = None
+    engine: RecordEngine | None = None
     estimate: Prediction | None = None
     simulate: Prediction | None = None
     notes: tuple[str, ...] = ()
@@ -245,7 +278,14 @@ class Record:
     @property
     def run_key(self) -> str:
         """What was asked for, whatever came of it and whenever: a matrix skips a run whose key it has."""
-        return run_key(self.run, weights=self.weights, conf=self.allocator.conf, steps=self.steps, device=self.device)
+        return run_key(
+            self.run,
+            weights=self.weights,
+            conf=self.allocator.conf,
+            cublas_workspace_config=self.allocator.cublas_workspace_config,
+            steps=self.steps,
+            device=self.device,
+        )
 
     def phase(self, name: str) -> RecordPhase | None:
         """The phase of that name, or None."""
@@ -263,10 +303,33 @@ class Record:
         return content | {"hash": content_hash(content)}
 
 
-def run_key(run: Mapping[str, Any], *, weights: str, conf: str, steps: int | None, device: str) -> str:
-    """A hash of what is asked for; the card is not part of it: records of each card lie in a folder of its own."""
-    settings = {key: value for key, value in run.items() if key not in ("gpu", "gpu_mem")}
-    asked = {"run": settings, "weights": weights, "conf": conf, "steps": steps, "device": device}
+def run_key(
+    run: Mapping[str, Any],
+    *,
+    weights: str,
+    conf: str,
+    cublas_workspace_config: str | None,
+    steps: int | None,
+    device: str,
+) -> str:
+    """A hash of what is asked for; the card is not part of it: records of each card lie in a folder of its own.
+
+    Args:
+        run: the settings.
+        weights: where weights come from.
+        conf: PYTORCH_ALLOC_CONF.
+        cublas_workspace_config: CUBLAS_WORKSPACE_CONFIG, None where it is not set.
+        steps: optimizer updates, None where the method has none.
+        device: `cuda` or `cpu`.
+    """
+    asked = {
+        "run": {key: value for key, value in run.items() if key not in ("gpu", "gpu_mem")},
+        "weights": weights,
+        "conf": conf,
+        "cublas": cublas_workspace_config,
+        "steps": steps,
+        "device": device,
+    }
     return content_hash(asked)[:_ID_DIGITS]
 
 
@@ -278,6 +341,9 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 def _content(record: Record) -> dict[str, Any]:
     content: dict[str, Any] = plain(record)
+    for key in ABSENT_WITHOUT:
+        if content[key] is None:
+            del content[key]
     return {"schema": SCHEMA, **content}
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vramplan.errors import UsageError
-from vramplan.records.record import SCHEMA, Record, content_hash
+from vramplan.records.record import ABSENT_WITHOUT, SCHEMA, Record, content_hash
 
 _EDITED = "the record was changed after it was written: its hash is not that of its content"
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -49,10 +49,10 @@ def _dataclass(kind: Any, value: object, place: str) -> Any:
     for key in value:
         if key not in hints:
             raise UsageError(f"{place}: {key!r} is not a key of a record", hint="a newer vramplan may have written it")
-    missing = [one.name for one in fields(kind) if one.name not in value]
+    missing = [one.name for one in fields(kind) if one.name not in value and one.name not in ABSENT_WITHOUT]
     if missing:
         raise UsageError(f"{place}: {missing[0]} is missing")
-    given = {key: _value(hint, value[key], f"{place}: {key}") for key, hint in hints.items()}
+    given = {key: _value(hint, value[key], f"{place}: {key}") for key, hint in hints.items() if key in value}
     try:
         return kind(**given)
     except ValueError as error:

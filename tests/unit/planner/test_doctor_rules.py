@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from vramplan.errors import UsageError
-from vramplan.monitor.health import Check, DriverFacts, GpuFacts
+from vramplan.monitor.health import Check, DriverFacts, GpuFacts, Holder
 from vramplan.planner.doctor import diagnose
-from vramplan.planner.doctor_rules import bitsandbytes_check, driver_checks, library_check, torch_check
+from vramplan.planner.doctor_rules import bitsandbytes_check, driver_checks, library_check, others_words, torch_check
 from vramplan.planner.probing import Probed, probe
 
 GB = 10**9
+
+
+HOLDERS = (Holder(pid=42, name="python3", used_bytes=11 * GB), Holder(pid=7, name=None, used_bytes=None))
 
 
 def _driver(cuda: tuple[int, int] | None = (12, 8), *gpus: GpuFacts) -> DriverFacts:
@@ -21,12 +24,12 @@ def _driver(cuda: tuple[int, int] | None = (12, 8), *gpus: GpuFacts) -> DriverFa
 
 
 def _gpu(**change: Any) -> GpuFacts:
-    facts = {"label": "0", "name": "H100", "total_bytes": 80 * GB, "used_bytes": 0, "num_processes": 0, "error": None}
+    facts = {"label": "0", "name": "H100", "total_bytes": 80 * GB, "used_bytes": 0, "holders": (), "error": None}
     return GpuFacts(**(facts | change))
 
 
 def _torch(**change: Any) -> Probed:
-    facts = {"version": "2.9.0+cu128", "cuda": "12.8", "hip": None, "num_devices": 1, "error": None}
+    facts = {"version": "2.9.0+cu128", "cuda": "12.8", "hip": None, "num_devices": 1, "full": [], "error": None}
     return Probed(facts=facts | change)
 
 
@@ -39,6 +42,8 @@ def _torch(**change: Any) -> Probed:
         (_torch(cuda=None), "fail", "a CPU build"),
         (_torch(cuda=None, hip="6.2"), "fail", "ROCm"),
         (_torch(num_devices=0), "fail", "sees no GPU"),
+        (_torch(full=[0]), "fail", "a CUDA context finds no room on the GPU"),
+        (_torch(full=[1], num_devices=2), "ok", "a kernel ran on 1 GPU, and found no room on cuda:1"),
         (_torch(error="no kernel image is available"), "fail", "no kernel image is available"),
         (Probed(error="its import died of SIGSEGV"), "fail", "died of SIGSEGV"),
         (None, "fail", "not installed"),
@@ -70,7 +75,7 @@ def test_bitsandbytes_speaks_for_itself(probed: Probed | None, state: str, word:
 def test_a_gpu_line_says_what_would_spoil_a_measurement() -> None:
     gpus = (
         _gpu(),
-        _gpu(label="1", num_processes=2, used_bytes=12 * GB),
+        _gpu(label="1", holders=HOLDERS, used_bytes=12 * GB),
         _gpu(label="2", total_bytes=None, error="GPU is lost"),
         _gpu(label="3", name="Unheard Of"),
     )
@@ -78,9 +83,22 @@ def test_a_gpu_line_says_what_would_spoil_a_measurement() -> None:
     assert nvml.detail == "answers, and lists 4 GPUs"
     assert [line.state for line in lines] == ["ok", "warn", "warn", "warn"]
     assert lines[0].detail == "H100, 80.00 GB; profile h100-80gb"
-    assert lines[1].detail == "H100, 80.00 GB, with 2 other processes and 12.00 GB in use"
+    assert lines[1].detail == "H100: other processes use 12.00 of its 80.00 GB (PID 42 python3 11.00 GB; PID 7)"
+    assert "--device" in str(lines[1].fix)
     assert "GPU is lost" in lines[2].detail
     assert lines[3].fix == f"give its memory alone: --gpu-mem {80 * GB // 2**20}MiB"
+
+
+def test_what_others_hold_is_said_with_as_many_names_as_a_line_bears() -> None:
+    many = tuple(Holder(pid=number, name="a", used_bytes=GB) for number in range(5))
+    assert others_words(_gpu(used_bytes=5 * GB, holders=many)) == (
+        "other processes use 5.00 of its 80.00 GB (PID 0 a 1.00 GB; PID 1 a 1.00 GB; PID 2 a 1.00 GB; and 2 more)"
+    )
+    unlisted = others_words(_gpu(used_bytes=79 * GB))  # as in a container
+    assert unlisted is not None
+    assert "79.00 of its 80.00 GB, and NVML does not list them" in unlisted
+    assert others_words(_gpu(used_bytes=GB // 2)) is None
+    assert others_words(_gpu(total_bytes=None, used_bytes=None)) is None
 
 
 def test_no_gpu_and_no_driver_are_failures() -> None:

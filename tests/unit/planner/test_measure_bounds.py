@@ -53,7 +53,7 @@ def _without_nvml(monkeypatch: pytest.MonkeyPatch, number: int, environment: dic
 
     monkeypatch.setattr(bench_module, "open_nvml", no_driver)
     monkeypatch.setattr(bench_module, "_installed", lambda _: "2.13.0")
-    torch = {"version": "2.13.0", "cuda": "13.0", "hip": None, "error": None, "num_devices": 2}
+    torch = {"version": "2.13.0", "cuda": "13.0", "hip": None, "error": None, "num_devices": 2, "full": []}
     bnb = {"version": "0.50", "error": None, "compiled_with_cuda": True}
     probed = {"torch": Probed(facts=torch), "bitsandbytes": Probed(facts=bnb)}
     silent = DriverFacts(version=None, cuda=None, gpus=(), error="NVML does not answer", hint="")

@@ -187,11 +187,16 @@ def test_a_device_is_numbered_as_cuda_numbers_it_here() -> None:
         ("2.13.0+cpu", None, NO_DRIVER, ("CPU build", "the driver is not there")),
         (
             "2.13.0",
-            {"cuda": "13.0", "hip": None, "error": "found none", "num_devices": 0},
+            {"cuda": "13.0", "hip": None, "error": "found none", "num_devices": 0, "full": []},
             NO_DRIVER,
             ("the driver is",),
         ),
-        ("2.13.0", {"cuda": "13.0", "hip": None, "error": None, "num_devices": 0}, A_DRIVER, ("sees no GPU",)),
+        (
+            "2.13.0",
+            {"cuda": "13.0", "hip": None, "error": None, "num_devices": 0, "full": []},
+            A_DRIVER,
+            ("sees no GPU",),
+        ),
         (None, None, A_DRIVER, ("torch not installed",)),
     ],
     ids=["cpu build", "no driver", "no gpu", "no torch"],
@@ -239,7 +244,7 @@ def test_runs_that_one_process_cannot_be_are_refused() -> None:
     sharded = FlatRun(model="Qwen/Qwen2.5-0.5B", method="sft", num_gpus=2, sharding="ddp")
     with pytest.raises(CannotTellError, match="one GPU"):
         plan_run(sharded, Manner(), bench, profile_dirs())
-    colocated = FlatRun(model="Qwen/Qwen2.5-0.5B", method="grpo", rollout="vllm-colocate")
+    colocated = FlatRun(model="Qwen/Qwen2.5-0.5B", method="grpo", rollout="vllm-colocate", quantization="int8")
     with pytest.raises(CannotTellError, match="vLLM"):
         plan_run(colocated, Manner(), bench, profile_dirs())
 
@@ -255,6 +260,12 @@ def test_the_card_is_settled_and_no_part_of_the_key() -> None:
     assert "not with transformers 4.51.1" in str(one.note)
     conf = plan_run(flat, Manner(conf="max_split_size_mb:64"), Bench(device="cuda"), profile_dirs())
     assert conf.key != one.key
+    workspaces = [None, ":16:8", ":4096:2:16:8"]
+    keys = {
+        plan_run(flat, Manner(cublas_workspace_config=text), Bench(device="cuda"), profile_dirs()).key
+        for text in workspaces
+    }
+    assert len(keys) == len(workspaces)
 
 
 def test_variables_of_the_process() -> None:
@@ -348,7 +359,7 @@ def test_a_run_that_ran_out_does_not_fit_and_has_no_peaks_in_the_summary() -> No
     assert report.budget.verdict.value == "does_not_fit"
     assert report.out_of_room is not None
     assert report.out_of_room.requested_bytes == 7
-    line = render_matrix([record], units="GB").splitlines()[-1]
+    line = render_matrix([record], units="GB", width=120).splitlines()[-1]
     assert "out of memory" in line
     assert line.split()[-9:] == ["-"] * 9
 

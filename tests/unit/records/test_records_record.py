@@ -146,6 +146,8 @@ def test_the_key_is_of_what_was_asked_for_alone() -> None:
         {"device": "cpu"},
     ]
     changes.append({"allocator": replace(BASE.allocator, conf="expandable_segments:True")})
+    changes.append({"allocator": replace(BASE.allocator, cublas_workspace_config=":4096:2:16:8")})
+    changes.append({"allocator": replace(BASE.allocator, cublas_workspace_config=":16:8")})
     assert len({BASE.run_key, *(replace(BASE, **change).run_key for change in changes)}) == len(changes) + 1
     assert OUT.id != BASE.id
     assert BASE.hash.startswith(BASE.id)
