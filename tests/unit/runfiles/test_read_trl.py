@@ -187,7 +187,7 @@ def test_a_deepspeed_mapping_inside_is_read(file: File) -> None:
 
 
 def test_settings_that_move_memory_and_have_no_flat_word_are_named(file: File) -> None:
-    text = "num_generations: 4\nsteps_per_generation: 2\nuse_liger_kernel: false\nnum_iterations: 1\npadding_free: true\n"
+    text = "steps_per_generation: 2\nuse_liger_kernel: false\nnum_iterations: 1\npadding_free: true\n"
     run = read_run_file(file("x.yaml", text))
     assert sorted(one.key for one in unsaid(run)) == ["padding_free", "steps_per_generation"]
     zero = {
