@@ -37,7 +37,7 @@ class CachingAllocator:
     Args:
         config: its settings.
         capacity_bytes: what the device has for it; None: without end, and it never runs out of memory.
-        device: where segments come from, instead of rising addresses; its own capacity then holds.
+        device: where segments come from, instead of falling addresses; its own capacity then holds.
 
     Attributes:
         allocated_bytes: in blocks that the program holds.

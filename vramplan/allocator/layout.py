@@ -43,8 +43,10 @@ class Layout:
     def __init__(self, snapshot: Snapshot) -> None:
         """Looks through all segments and events."""
         found = sorted(_mapped(snapshot), key=lambda item: item[0])
-        # Ranges of one pool with none of another pool between them are in one segment,
-        runs = [list(group) for _, group in groupby(found, key=lambda item: item[1])]
+        # Ranges of one pool with none of another pool between them are in one segment, if all that was ever mapped
+        # reaches from one to the next,
+        longest = _ever_mapped_bytes(snapshot)
+        runs = [part for _, group in groupby(found, key=lambda item: item[1]) for part in _near(list(group), longest)]
         self.address_space_bytes = min((high[0][0] - low[0][0] for low, high in pairwise(runs)), default=None)
         self._bases: list[int] = []
         self._small: list[bool] = []
@@ -66,6 +68,26 @@ class Layout:
         """Whether the expandable segment that an address is in holds small blocks."""
         index = max(bisect_right(self._bases, address) - 1, 0)
         return bool(self._small) and self._small[index]
+
+
+def _near(ranges: list[tuple[int, _Pool]], longest: int) -> list[list[tuple[int, _Pool]]]:
+    parts = [ranges[:1]]
+    for before, item in pairwise(ranges):
+        if item[0] - before[0] > longest:
+            parts.append([])
+        parts[-1].append(item)
+    return parts
+
+
+def _ever_mapped_bytes(snapshot: Snapshot) -> int:
+    """No range is further from its segment's start: a segment is mapped from there on, without leaving room."""
+    total = sum(segment.size_bytes for segment in snapshot.segments if segment.is_expandable)
+    return total + sum(
+        event.size_bytes
+        for device in snapshot.devices
+        for event in snapshot.trace_of(device)
+        if event.action in (SEGMENT_MAP, SEGMENT_UNMAP)
+    )
 
 
 def _mapped(snapshot: Snapshot) -> list[tuple[int, _Pool]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 
-from vramplan.allocator.device import FIRST_ADDRESS
+from vramplan.allocator.device import TOP_ADDRESS
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up, segment_bytes
 from vramplan.errors import UsageError
 
@@ -34,7 +34,7 @@ class PlainAllocator:
     __slots__ = (
         "_ends",
         "_free",
-        "_next_address",
+        "_lowest_address",
         "_segments",
         "_sizes",
         "_starts",
@@ -51,7 +51,7 @@ class PlainAllocator:
         self._starts: dict[int, int] = {}
         self._ends: dict[int, int] = {}
         self._segments: dict[int, int] = {}
-        self._next_address = FIRST_ADDRESS
+        self._lowest_address = TOP_ADDRESS
         self.allocated_bytes = self.peak_allocated_bytes = 0
         self.reserved_bytes = self.peak_reserved_bytes = 0
 
@@ -60,7 +60,7 @@ class PlainAllocator:
         other = PlainAllocator()
         other._sizes, other._free = self._sizes.copy(), {size: group.copy() for size, group in self._free.items()}
         other._starts, other._ends = self._starts.copy(), self._ends.copy()
-        other._segments, other._next_address = self._segments.copy(), self._next_address
+        other._segments, other._lowest_address = self._segments.copy(), self._lowest_address
         other.allocated_bytes, other.peak_allocated_bytes = self.allocated_bytes, self.peak_allocated_bytes
         other.reserved_bytes, other.peak_reserved_bytes = self.reserved_bytes, self.peak_reserved_bytes
         return other
@@ -173,9 +173,9 @@ class PlainAllocator:
 
     def _grow(self, size: int) -> tuple[int, int]:
         """A new segment's bytes and address."""
-        have, address = segment_bytes(size), self._next_address
+        have = segment_bytes(size)
         # A gap, so that the neighbours of two segments are never taken for one interval.
-        self._next_address = address + have + MIN_BLOCK_BYTES
+        address = self._lowest_address = self._lowest_address - have - MIN_BLOCK_BYTES
         self._segments[address] = have
         self.reserved_bytes += have
         if self.reserved_bytes > self.peak_reserved_bytes:

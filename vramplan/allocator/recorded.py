@@ -7,7 +7,7 @@ from collections import deque
 
 from vramplan.allocator.blocks import Stream
 from vramplan.allocator.device import DeviceMemory
-from vramplan.allocator.sizes import DEFAULT_LARGE_SEGMENT_BYTES
+from vramplan.allocator.sizes import DEFAULT_LARGE_SEGMENT_BYTES, LARGE_ROUNDING_BYTES, round_up
 from vramplan.allocator.snapshot import SEGMENT_ALLOC, SEGMENT_MAP, TraceEvent
 
 _UNSURE_BYTES = 2 * DEFAULT_LARGE_SEGMENT_BYTES
@@ -25,7 +25,7 @@ class RecordedMemory(DeviceMemory):
         num_unrecorded: segments and ranges that the model took and the real allocator did not.
     """
 
-    __slots__ = ("_address_space_bytes", "_taken", "_upcoming", "num_matched", "num_unrecorded")
+    __slots__ = ("_address_space_bytes", "_next_address", "_taken", "_upcoming", "num_matched", "num_unrecorded")
 
     def __init__(self, first_free_address: int, address_space_bytes: int | None) -> None:
         """Starts without any growth to come."""
@@ -93,6 +93,12 @@ class RecordedMemory(DeviceMemory):
     def unreserve(self, address: int, num_bytes: int) -> None:
         """Takes the addresses of an expandable segment back."""
         self._vacate(address, max(num_bytes - _UNSURE_BYTES, 1))
+
+    def _new_addresses(self, num_bytes: int) -> int:
+        # Above what was recorded: below it, segments of the recording would still have to come.
+        address = self._next_address
+        self._next_address += round_up(num_bytes, LARGE_ROUNDING_BYTES)
+        return address
 
     def _vacate(self, address: int, num_bytes: int) -> None:
         index = bisect_left(self._taken, (address, 0))

@@ -92,9 +92,16 @@ def test_the_smallest_block_that_fits_is_taken() -> None:
 def test_of_equal_blocks_the_lowest_address_is_taken() -> None:
     allocator = CachingAllocator()
     blocks = [allocator.malloc(30 * MiB) for _ in range(3)]
-    for block in reversed(blocks):
+    for block in blocks:
         allocator.free(block)
-    assert [allocator.malloc(30 * MiB).address for _ in range(3)] == [block.address for block in blocks]
+    found = [allocator.malloc(30 * MiB).address for _ in range(3)]
+    assert found == sorted(found) == sorted(block.address for block in blocks)
+
+
+def test_a_new_segment_lies_below_the_others() -> None:
+    allocator = CachingAllocator()
+    addresses = [allocator.malloc(30 * MiB).address for _ in range(3)]
+    assert addresses == sorted(addresses, reverse=True)
 
 
 def test_neighbours_are_joined_on_either_side() -> None:
@@ -119,10 +126,11 @@ def test_segments_are_never_joined() -> None:
 
 def test_streams_do_not_share_blocks() -> None:
     allocator = CachingAllocator()
-    allocator.free(allocator.malloc(10 * MiB, stream=1))
-    other = allocator.malloc(10 * MiB, stream=2)
+    first = allocator.malloc(10 * MiB, stream=1)
+    allocator.free(first)
+    allocator.malloc(10 * MiB, stream=2)
     assert allocator.reserved_bytes == 20 * MiB
-    assert allocator.malloc(10 * MiB, stream=1).address < other.address
+    assert allocator.malloc(10 * MiB, stream=1).address == first.address
 
 
 def test_memory_pools_do_not_share_blocks_and_outlive_an_emptied_cache() -> None:

@@ -296,7 +296,7 @@ def test_a_recording_says_what_happened_in_order() -> None:
         ("free_requested", base, 12 * MiB),
         ("free_completed", base, 12 * MiB),
         ("segment_free", base, 12 * MiB),
-        ("segment_alloc", base + 12 * MiB, 20 * MiB),
-        ("alloc", base + 12 * MiB, 20 * MiB),
+        ("segment_alloc", base - 20 * MiB, 20 * MiB),
+        ("alloc", base - 20 * MiB, 20 * MiB),
     ]
     assert recorder.events[1] == TraceEvent("alloc", base, 12 * MiB, 0, (0, 0), 1, FRAMES)
