@@ -53,9 +53,11 @@ class Case:
         model: a key of SMALL_MODELS.
         method: sft, score or inference.
         tuning: of an sft run.
-        precision: `bf16`, `fp32`, `amp` (fp32 weights, bf16 autocast), `bf16-amp`, `int8`, `nf4`, `nf4-dq`, `nf4-kbit`.
+        precision: `bf16`, `fp32`, `amp` (fp32 weights, bf16 autocast), `bf16-amp`, `int8`, `nf4`, `nf4-dq`;
+            with `-kbit` prepared as peft does, with `-norms` as TRL 0.25 does, with `-back` embeddings bf16 after it.
         attention: the implementation.
         checkpoints: gradient checkpointing.
+        reentrant: by the reentrant variant.
         plain: a plain loop, which holds the model's outputs, and not a trainer.
         trl: the version of TRL whose way to take log-probabilities a grpo run has.
     """
@@ -66,6 +68,7 @@ class Case:
     precision: str = "bf16"
     attention: str = "sdpa"
     checkpoints: bool = False
+    reentrant: bool = False
     plain: bool = False
     trl: str = ""
 
@@ -76,6 +79,7 @@ class Case:
         if self.method.trains:
             parts.insert(1, self.tuning.value)
             parts += ["checkpointed"] if self.checkpoints else []
+            parts += ["reentrant"] if self.reentrant else []
             parts += ["plain loop"] if self.plain else []
             parts += [f"trl {self.trl}"] if self.trl else []
         return " ".join(parts)
@@ -108,14 +112,16 @@ def run_of(case: Case) -> Run:
     """The run that a case stands for."""
     mixed = DType.BF16 if "amp" in case.precision else None
     load = LoadSpec(dtype=DType.FP32 if case.precision in ("fp32", "amp") else DType.BF16)
-    if case.precision.startswith("int8"):
-        load = replace(load, quantization=Quantization.INT8, kbit_fp32_upcast="kbit" in case.precision)
-    elif case.precision.startswith("nf4"):
+    quantization = {"int8": Quantization.INT8, "nf4": Quantization.NF4}.get(case.precision.split("-")[0])
+    if quantization is not None:
+        norms_only = "norms" in case.precision
         load = replace(
             load,
-            quantization=Quantization.NF4,
+            quantization=quantization,
             double_quant="dq" in case.precision,
-            kbit_fp32_upcast="kbit" in case.precision,
+            kbit_fp32_upcast="kbit" in case.precision or norms_only,
+            kbit_norms_only=norms_only,
+            kbit_bf16_embeddings="back" in case.precision,
         )
     training = None
     if case.method.trains:
@@ -129,6 +135,7 @@ def run_of(case: Case) -> Run:
             optim="sgd",
             gradient_checkpointing=case.checkpoints,
             gradient_accumulation_steps=2,
+            reentrant_checkpointing=case.reentrant,
         )
     generates, rolls_out = case.method is Method.INFERENCE, case.method.rolls_out
     prompt, completion = TOKENS, 0
@@ -258,12 +265,14 @@ def log_probability_cases(model: str) -> Iterator[Case]:
 
 
 QUANTISED = ("int8", "nf4", "nf4-dq", "nf4-kbit", "int8-kbit", "nf4-amp", "nf4-kbit-amp")
+PREPARED_BY_TRL = ("nf4-kbit-back-amp", "nf4-norms-back-amp", "int8-kbit-amp", "int8-norms-amp")
+"""bf16 runs of TRL 0.24 and 0.25."""
 
 
 def quantised_cases(model: str) -> Iterator[Case]:
     """The modes of a model that bitsandbytes has converted."""
     attention = "eager" if model in HAS_NO_SDPA else "sdpa"
-    for precision in QUANTISED:
+    for precision in (*QUANTISED, *PREPARED_BY_TRL):
         for checkpoints in (False, True):
             yield Case(model=model, precision=precision, attention=attention, checkpoints=checkpoints)
     yield Case(model=model, method=Method.SCORE, precision="int8", attention=attention)

@@ -88,12 +88,20 @@ class LoadSpec:
         quantization: of the linear layers that bitsandbytes converts.
         double_quant: 4-bit only: block scales are themselves quantised in blocks of 256.
         kbit_fp32_upcast: peft's prepare_model_for_kbit_training made the rest fp32.
+        kbit_norms_only: TRL's own function of that name made norms fp32, and nothing else.
+        kbit_bf16_embeddings: TRL then cast embeddings and head to bf16 (its peft_module_casting_to_bf16).
     """
 
     dtype: DType
     quantization: Quantization = Quantization.NONE
     double_quant: bool = False
     kbit_fp32_upcast: bool = False
+    kbit_norms_only: bool = False
+    kbit_bf16_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kbit_norms_only and not self.kbit_fp32_upcast:
+            raise ValueError("norms alone become fp32 only where something does")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +153,7 @@ class Training:
         optim: transformers' `--optim` name.
         gradient_checkpointing: whether each layer is recomputed in the backward.
         gradient_accumulation_steps: micro-batches per optimizer update.
+        reentrant_checkpointing: by torch's older, reentrant variant.
     """
 
     tuning: Tuning
@@ -153,6 +162,7 @@ class Training:
     optim: str
     gradient_checkpointing: bool
     gradient_accumulation_steps: int
+    reentrant_checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

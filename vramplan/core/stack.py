@@ -25,6 +25,7 @@ class Stack:
         generate_keeps_one_logit: generate() asks the prefill for the last token's logits only.
         sliding_cache: the cache of a sliding-window layer keeps its window only.
         sdpa_groups_heads: sdpa is given fewer key/value heads instead of repeated ones.
+        reentrant_checkpointing: gradient checkpointing is torch's reentrant variant unless something says otherwise.
         warms_up_allocator: from_pretrained allocates a model's worth of device memory first.
         latent_cache_compressed: DeepSeek's cache holds the latents, not the expanded keys and values.
         rows_are_prompts: TRL's per-device batch counts prompts, each with all its completions.
@@ -38,9 +39,14 @@ class Stack:
         vllm_sleep_available: TRL can put the colocated engine to sleep.
         default_vllm_utilization: TRL's vllm_gpu_memory_utilization.
         default_checkpointing: TRL turns gradient checkpointing on by itself.
+        trainer_avoids_reentrant: TRL asks for the other variant by itself.
         temperature_in_place: TRL divides logits by the temperature in place.
         fused_lm_head: TRL never makes full logits in training (GRPO, DPO, SFT).
         sft_chunked_loss: TRL SFT computes the loss in chunks of tokens.
+        sft_kbit, dpo_kbit, grpo_kbit: what that trainer makes fp32 of a quantised model before it adds adapters:
+            `none`, `everything` (peft's prepare_model_for_kbit_training) or `norms` (TRL's own).
+        sft_bf16_adapters, dpo_bf16_adapters, grpo_bf16_adapters: that trainer casts the adapters of a quantised model
+            to bf16.
         fused_four_bit_forward: bitsandbytes multiplies small batches without dequantising the weight.
         four_bit_saves_input: bitsandbytes' 4-bit product keeps its input for the backward.
         adapters_cast_to_fp32: peft keeps adapters in fp32 whatever the base dtype.
@@ -63,6 +69,7 @@ class Stack:
     generate_keeps_one_logit: bool
     sliding_cache: bool
     sdpa_groups_heads: bool
+    reentrant_checkpointing: bool
     warms_up_allocator: bool
     latent_cache_compressed: bool
     rows_are_prompts: bool
@@ -76,9 +83,16 @@ class Stack:
     vllm_sleep_available: bool
     default_vllm_utilization: float
     default_checkpointing: bool
+    trainer_avoids_reentrant: bool
     temperature_in_place: bool
     fused_lm_head: bool
     sft_chunked_loss: bool
+    sft_kbit: str
+    dpo_kbit: str
+    grpo_kbit: str
+    sft_bf16_adapters: bool
+    dpo_bf16_adapters: bool
+    grpo_bf16_adapters: bool
     fused_four_bit_forward: bool
     four_bit_saves_input: bool
     adapters_cast_to_fp32: bool

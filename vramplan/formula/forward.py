@@ -16,7 +16,7 @@ from vramplan.formula.masks import kind_of, layer_inputs
 from vramplan.formula.modules import Modules
 from vramplan.formula.norms import normalise
 from vramplan.formula.ops import add, dropout, scale
-from vramplan.formula.recompute import Block, checkpoint
+from vramplan.formula.recompute import Block, Checkpoint
 from vramplan.formula.tape import Tape, Tensor
 
 
@@ -97,8 +97,8 @@ def embed(
     kept = [hidden, tape.empty(batch.tokens, DType.INT64)]
     for positions in model.embeddings[1:]:
         rows = batch.rows if code_of(model.model_type).positions_per_row else 1
-        weight = modules.parameter(positions.num_embeddings * positions.embedding_dim)
-        kept.append(_lookup(tape, weight, batch, positions.embedding_dim, rows=rows))
+        table = modules.position_embedding(positions)
+        kept.append(_lookup(tape, table, batch, positions.embedding_dim, rows=rows))
         hidden = add(tape, hidden, kept[-1])
     if model.embedding_dropout and batch.trains:
         hidden = dropout(tape, hidden)
@@ -142,7 +142,7 @@ def trunk(
     batch: Batch,
     layers: list[LayerWeights],
     *,
-    checkpoints: bool,
+    checkpoint: Checkpoint | None,
     input_needs_grad: bool,
     caches: list[list[Tensor]] | None = None,
 ) -> Trunk:
@@ -154,7 +154,7 @@ def trunk(
         modules: its weights.
         batch: rows and tokens.
         layers: the layers to run, in order.
-        checkpoints: whether each layer keeps only its input.
+        checkpoint: what runs each layer and keeps only its input, or None.
         input_needs_grad: whether the embedding's output is made to need a gradient (LoRA under checkpointing).
         caches: for each layer its key and value tensors, replaced as they grow; None without a cache.
     """
@@ -164,7 +164,7 @@ def trunk(
     outputs: tuple[Tensor, Tensor | None] = (hidden, None)
     for index, layer in enumerate(layers):
         block = _bound(tape, layer, batch, inputs[kind_of(layer.shape.attention)], caches[index] if caches else [])
-        if checkpoints:
+        if checkpoint is not None:
             assert hidden.storage is not None
             tape.owners[hidden.storage.serial] = "checkpoints"
             outputs = checkpoint(tape, block, hidden)

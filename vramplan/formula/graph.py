@@ -184,8 +184,19 @@ def backward(tape: Tape, root: Tensor, *, boundaries: Sequence[int] = ()) -> lis
     """
     node = root.node
     assert node is not None, "the loss needs a gradient"
-    buffers: dict[Node, Tensor] = {node: tape.empty(root.numel, root.dtype)}
-    ready = [(-node.order, node)]
+    return run_graph(tape, {node: tape.empty(root.numel, root.dtype)}, boundaries=boundaries)
+
+
+def run_graph(tape: Tape, buffers: dict[Node, Tensor], *, boundaries: Sequence[int] = ()) -> list[int]:
+    """The same from several nodes, each with the gradient of its result.
+
+    Args:
+        tape: where the derivatives allocate.
+        buffers: the gradient of each node's result; emptied.
+        boundaries: see `backward`.
+    """
+    ready = [(-node.order, node) for node in buffers]
+    heapq.heapify(ready)
     marks: list[int] = []
     with tape.no_grad():
         while ready:
@@ -203,11 +214,13 @@ def _run(tape: Tape, node: Node, buffers: dict[Node, Tensor], ready: list[tuple[
     kept = [item for item in node.saved if isinstance(item, Tensor)]
     held = [item.frame.unpack(item.index) for item in node.saved if isinstance(item, Held)]
     node.saved = []
+    # What arrived lives while results are validated (engine.cpp, call_function: both are inside).
+    arrived = None if node.wanted is None else buffers[node]
     grads = list(node.derivative(buffers.pop(node)))
     held.clear()  # nobody else has what a checkpoint made again; what was saved lives until the node is released
     if node.wanted is not None:
         _validate(tape, node.wanted, grads)
-    del kept, held
+    del kept, held, arrived
     if isinstance(node, GatherNode):
         node.pending.clear()
     _deliver(tape, node.edges, grads, buffers, ready)

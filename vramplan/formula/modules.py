@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vramplan.core.model import (
+    Embedding,
     LayerShape,
     Linear,
     MixtureOfExperts,
@@ -16,14 +17,13 @@ from vramplan.core.model import (
 )
 from vramplan.core.run import LoadSpec, Lora, Quantization, Training, Tuning
 from vramplan.core.stack import Stack
-from vramplan.dtypes import DType
 from vramplan.formula.adapters import Aim, aim_at
 from vramplan.formula.block import LayerWeights
 from vramplan.formula.experts import ExpertWeights
 from vramplan.formula.linear import Adapter, Weights, parameter
 from vramplan.formula.logits import HeadWeights
 from vramplan.formula.tape import Tensor
-from vramplan.formula.weights import converted_kinds
+from vramplan.formula.weights import bf16_modules, converted_kinds, dense_dtype
 
 
 class Modules:
@@ -56,13 +56,18 @@ class Modules:
         self.lora: Lora | None = None if training is None else training.lora
         self.aim: Aim | None = None if self.lora is None else aim_at(model, self.lora, stack)
         self.folds_adapters = stack.expert_adapters_folded
-        upcast = load.kbit_fp32_upcast and load.quantization.is_bitsandbytes
-        self.dense_dtype = DType.FP32 if upcast else load.dtype
+        self.bf16_modules = bf16_modules(model, load)
         self.embedding: Tensor | None = None
 
-    def parameter(self, numel: int) -> Tensor:
-        """A dense weight."""
-        return parameter(numel, self.dense_dtype, trains=self.trains, has_gradient=self.gradients_exist)
+    def parameter(self, numel: int, kind: ModuleKind = ModuleKind.PARAMETER, module: str = "") -> Tensor:
+        """A dense weight of a module of this kind and name."""
+        dtype = dense_dtype(self.load, kind, module, self.bf16_modules)
+        return parameter(numel, dtype, trains=self.trains, has_gradient=self.gradients_exist)
+
+    def position_embedding(self, positions: Embedding) -> Tensor:
+        """The table of learned positions."""
+        numel = positions.num_embeddings * positions.embedding_dim
+        return self.parameter(numel, ModuleKind.EMBEDDING, positions.name)
 
     def adapter(
         self, hit: bool, in_features: int, out_features: int, *, stacked: int = 1, share: int = 1
@@ -88,7 +93,8 @@ class Modules:
         """A projection."""
         converted = self.load.quantization.is_bitsandbytes and linear.kind in self.converted_kinds
         numel = linear.in_features * linear.out_features
-        weight = parameter(numel, self.load.dtype, trains=False) if converted else self.parameter(numel)
+        kind, name = linear.kind, linear.name
+        weight = parameter(numel, self.load.dtype, trains=False) if converted else self.parameter(numel, kind, name)
         hit = self.aim is not None and self.aim.hits(linear)
         if self.aim is not None and self.aim.parameters and linear.kind is ModuleKind.ROUTER:
             hit = False  # its adapter is the parameter's: see `experts`
@@ -96,7 +102,7 @@ class Modules:
             in_features=linear.in_features,
             out_features=linear.out_features,
             weight=weight,
-            bias=self.parameter(linear.out_features) if linear.bias else None,
+            bias=self.parameter(linear.out_features, kind, name) if linear.bias else None,
             quantization=self.load.quantization if converted else Quantization.NONE,
             adapter=self.adapter(hit, linear.in_features, linear.out_features),
             written_out=linear.kind is ModuleKind.LINEAR_SUBCLASS,
@@ -104,7 +110,8 @@ class Modules:
 
     def norm(self, norm: Norm) -> tuple[Tensor, Tensor | None]:
         """A norm's weight and bias."""
-        return self.parameter(norm.size), self.parameter(norm.size) if norm.bias else None
+        weight = self.parameter(norm.size, ModuleKind.NORM, norm.name)
+        return weight, self.parameter(norm.size, ModuleKind.NORM, norm.name) if norm.bias else None
 
     def experts(self, moe: MixtureOfExperts) -> ExpertWeights:
         """The routed experts of one layer, and every adapter of a mixture that is no module's."""
@@ -155,7 +162,8 @@ class Modules:
         """The token embedding, made once so that a tied head can share it."""
         if self.embedding is None:
             tokens = model.embeddings[0]
-            self.embedding = self.parameter(tokens.num_embeddings * tokens.embedding_dim)
+            numel = tokens.num_embeddings * tokens.embedding_dim
+            self.embedding = self.parameter(numel, ModuleKind.EMBEDDING, tokens.name)
         return self.embedding
 
     def head(self, model: ModelShape) -> HeadWeights:

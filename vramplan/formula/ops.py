@@ -37,7 +37,7 @@ def to_autocast(tape: Tape, tensor: Tensor) -> Tensor:
     """
     if tape.autocast is None or tensor.dtype is tape.autocast:
         return tensor
-    if tensor.leaf is None or tensor.dtype is not DType.FP32 or tensor.storage is not None:
+    if tensor.leaf is None or tensor.dtype is not DType.FP32:
         return to(tape, tensor, tape.autocast)
     cached = tape.cast_cache.get(id(tensor.leaf))
     if cached is None:

@@ -12,6 +12,7 @@ from vramplan.formula.forward import Trunk, sample, trunk
 from vramplan.formula.graph import backward
 from vramplan.formula.kv_cache import cache_elements
 from vramplan.formula.modules import Modules
+from vramplan.formula.recompute import Checkpoint
 from vramplan.formula.tape import Tape, Tensor
 from vramplan.formula.traced import Traced, pieces_of
 
@@ -22,7 +23,13 @@ INPUTS = ("input_ids", "attention_mask", "labels")
 
 
 def trace_step(
-    model: ModelShape, modules: Modules, batch: Batch, head: Head, *, autocast: DType | None, checkpoints: bool
+    model: ModelShape,
+    modules: Modules,
+    batch: Batch,
+    head: Head,
+    *,
+    autocast: DType | None,
+    checkpoint: Checkpoint | None,
 ) -> Traced:
     """Trace the forward and backward of one micro-batch.
 
@@ -32,10 +39,10 @@ def trace_step(
         batch: rows and tokens.
         head: makes the loss.
         autocast: the mixed-precision dtype, or None.
-        checkpoints: gradient checkpointing.
+        checkpoint: how each layer is checkpointed, or None.
     """
     tape = Tape()
-    sampled = sample(model, first_trained=0 if checkpoints else modules.first_trained(model))
+    sampled = sample(model, first_trained=0 if checkpoint else modules.first_trained(model))
     layers = [modules.layer(layer) for layer in sampled.layers]
     inputs = [tape.empty(batch.num_tokens, DType.INT64) for _ in INPUTS]
     with tape.autocasting(autocast):
@@ -45,8 +52,8 @@ def trace_step(
             modules,
             batch,
             layers,
-            checkpoints=checkpoints,
-            input_needs_grad=checkpoints and not modules.trains,
+            checkpoint=checkpoint,
+            input_needs_grad=checkpoint is not None and not modules.trains,
         )
         loss = head(tape, step)
     forward_marks, nodes = step.marks, step.nodes
@@ -77,7 +84,7 @@ def trace_forward(model: ModelShape, modules: Modules, batch: Batch, head: Head,
             cache_marks.append(len(tape.events))
     inputs = [tape.empty(batch.num_tokens, DType.INT64) for _ in INPUTS[:2]]
     with tape.no_grad(), tape.autocasting(autocast):
-        step = trunk(tape, model, modules, batch, layers, checkpoints=False, input_needs_grad=False, caches=caches)
+        step = trunk(tape, model, modules, batch, layers, checkpoint=None, input_needs_grad=False, caches=caches)
         step.hidden = head(tape, step)
     marks = step.marks
     del step, inputs, caches

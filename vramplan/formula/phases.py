@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vramplan.core.run import Method, Role, RolloutBackend
+from vramplan.core.run import Method, Role, RolloutBackend, Training
 from vramplan.formula.batch import Batch
 from vramplan.formula.heads import (
     Head,
@@ -23,6 +23,8 @@ from vramplan.formula.heads import (
 from vramplan.formula.logprobs import code_of
 from vramplan.formula.modules import Modules
 from vramplan.formula.passes import trace_forward, trace_step
+from vramplan.formula.recompute import Checkpoint, checkpoint
+from vramplan.formula.reentrant import checkpoint_reentrant
 from vramplan.formula.setting import Setting
 from vramplan.formula.traced import Traced
 
@@ -252,7 +254,7 @@ def train_plan(setting: Setting, batch: Batch, head: Head) -> PhasePlan:
         batch,
         head(setting, role, modules),
         autocast=setting.autocast(role),
-        checkpoints=training.gradient_checkpointing,
+        checkpoint=_checkpoint(training),
     )
     return PhasePlan(
         name="train",
@@ -262,6 +264,12 @@ def train_plan(setting: Setting, batch: Batch, head: Head) -> PhasePlan:
         gradients_alive=accumulates,
         engine_awake=_awake(setting),
     )
+
+
+def _checkpoint(training: Training) -> Checkpoint | None:
+    if not training.gradient_checkpointing:
+        return None
+    return checkpoint_reentrant if training.reentrant_checkpointing else checkpoint
 
 
 def _accumulates(setting: Setting) -> bool:

@@ -77,6 +77,8 @@ class Frame:
 
 Block = Callable[[Tensor], "tuple[Tensor, Tensor | None]"]
 """A decoder layer: hidden states in, hidden states and perhaps attention weights out."""
+Checkpoint = Callable[[Tape, Block, Tensor], "tuple[Tensor, Tensor | None]"]
+"""Runs a block so that only its input is kept: `checkpoint`, or reentrant.py's."""
 
 
 def checkpoint(tape: Tape, block: Block, hidden: Tensor) -> tuple[Tensor, Tensor | None]:

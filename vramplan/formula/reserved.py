@@ -10,11 +10,12 @@ from typing import NamedTuple
 from vramplan.allocator.plain import PlainAllocator
 from vramplan.allocator.sizes import SMALL_BYTES
 from vramplan.core.run import Method, Quantization
+from vramplan.dtypes import DType
 from vramplan.formula.phases import PhasePlan
 from vramplan.formula.setting import Setting, warms_up
 from vramplan.formula.static import Static
 from vramplan.formula.timeline import Blocks, Timeline
-from vramplan.formula.weights import StoredWeight
+from vramplan.formula.weights import StoredWeight, bf16_modules
 from vramplan.formula.whole import WholePass
 
 
@@ -116,13 +117,15 @@ class Loading(NamedTuple):
     Args:
         stored: its parameters.
         warms_up: whether from_pretrained asks for the whole model first.
-        upcasts: whether what is not quantised becomes fp32 at the end.
+        upcasts: whether what ends in fp32 arrived in 16 bits.
+        recasts: modules that were made fp32 as well, and go back to bf16 once there are adapters.
         buffer_bytes: of its buffers.
     """
 
     stored: tuple[StoredWeight, ...]
     warms_up: bool
     upcasts: bool
+    recasts: frozenset[str]
     buffer_bytes: int
 
 
@@ -131,7 +134,8 @@ def _loadings(setting: Setting) -> tuple[Loading, ...]:
         Loading(
             stored=setting.stored[role.name],
             warms_up=warms_up(setting.run, setting.stack, in_trainer=setting.trainer_named),
-            upcasts=role.load.kbit_fp32_upcast and role.load.quantization.is_bitsandbytes,
+            upcasts=role.load.kbit_fp32_upcast and role.load.quantization.is_bitsandbytes and role.load.dtype.is_half,
+            recasts=frozenset() if role.load.kbit_norms_only else bf16_modules(setting.models[role.name], role.load),
             buffer_bytes=0 if role.shares else setting.models[role.name].buffer_bytes,
         )
         for role in setting.run.roles
@@ -147,31 +151,47 @@ def _adapter_sizes(static: Static) -> tuple[tuple[int, int], ...]:
 def _loaded(roles: tuple[Loading, ...], adapters: tuple[tuple[int, int], ...]) -> PlainAllocator:
     """The allocator once all is loaded, to be copied. Kept, because the runs of a sweep load the same models."""
     timeline = Timeline()
-    for role in roles:
-        _load(timeline, role)
+    recast = [pair for role in roles for pair in _load(timeline, role)]
     timeline.allocate(_layer_by_layer(adapters))
+    _replace(timeline, recast)
     return timeline.allocator
 
 
-def _load(timeline: Timeline, role: Loading) -> None:
-    """Weights in the order of a checkpoint; a quantised one reaches the device in 16 bits first."""
+def _load(timeline: Timeline, role: Loading) -> list[tuple[Blocks, int]]:
+    """Weights in the order of a checkpoint; a quantised one reaches the device in 16 bits first.
+
+    Returns:
+        What does not stay as it is, and the bytes that take its place.
+    """
     if role.warms_up:
         _warm_up(timeline, role.stored)
     upcast: list[tuple[Blocks, int]] = []
+    recast: list[int] = []
     for stored in _in_order(role.stored):
         if stored.state_bytes:
             source = timeline.allocate((size, 1) for size in _on_the_way(stored))
             timeline.allocate((size, 1) for size in (stored.data_bytes, *stored.state_bytes))
             timeline.free(source)
-        elif role.upcasts:
+        elif role.upcasts and stored.dtype is DType.FP32:
             upcast.append((timeline.allocate(((stored.data_bytes // 2, 1),)), stored.data_bytes))
+        elif role.upcasts and stored.weight.module in role.recasts:
+            recast.append(len(upcast))
+            upcast.append((timeline.allocate(((stored.data_bytes, 1),)), 2 * stored.data_bytes))
         else:
             timeline.allocate(((stored.data_bytes, 1),))
-    for half, num_bytes in upcast:
-        timeline.allocate(((num_bytes, 1),))
-        timeline.free(half)
+    whole = _replace(timeline, upcast)
     if role.buffer_bytes:
         timeline.allocate(((role.buffer_bytes, 1),))
+    return [(whole[index], upcast[index][1] // 2) for index in recast]
+
+
+def _replace(timeline: Timeline, pairs: list[tuple[Blocks, int]]) -> list[Blocks]:
+    """Each tensor by one of other bytes, one after the other."""
+    new: list[Blocks] = []
+    for old, num_bytes in pairs:
+        new.append(timeline.allocate(((num_bytes, 1),)))
+        timeline.free(old)
+    return new
 
 
 def _in_order(stored: tuple[StoredWeight, ...]) -> Iterator[StoredWeight]:

@@ -64,10 +64,46 @@ CONVERTED_KINDS = frozenset({ModuleKind.LINEAR, ModuleKind.CONV1D})
 
 def store(weight: Weight, load: LoadSpec, stack: Stack) -> StoredWeight:
     """How one parameter is stored under a load specification."""
-    return _store(weight, load, converted_kinds(stack))
+    return _store(weight, load, converted_kinds(stack), frozenset())
 
 
-def _store(weight: Weight, load: LoadSpec, converted: frozenset[ModuleKind]) -> StoredWeight:
+BF16_NAMES = ("lm_head", "embed_tokens", "wte", "wpe")
+"""TRL 0.13.0 to 0.28.0 peft_module_casting_to_bf16: modules with one of these in their name go back to bf16."""
+
+
+def bf16_modules(model: ModelShape, load: LoadSpec) -> frozenset[str]:
+    """The modules outside the layers that TRL casts to bf16, a tied embedding with its head."""
+    if not load.kbit_bf16_embeddings:
+        return frozenset()
+    outside = (*(embedding.name for embedding in model.embeddings), model.head.name)
+    names = {name for name in outside if any(part in name for part in BF16_NAMES)}
+    if model.tie_word_embeddings and model.head.name in names:
+        names.add(model.embeddings[0].name)
+    return frozenset(names)
+
+
+def dense_dtype(load: LoadSpec, kind: ModuleKind, module: str, bf16: frozenset[str]) -> DType:
+    """The dtype of a parameter that bitsandbytes does not convert.
+
+    Args:
+        load: how its model is loaded.
+        kind: what kind of module holds it.
+        module: that module's name.
+        bf16: the model's `bf16_modules`.
+    """
+    if not load.quantization.is_bitsandbytes:
+        return load.dtype
+    dtype = load.dtype
+    # TRL 0.25.0 models/utils.py goes by the name; peft 0.21.2 utils/other.py takes every 16-bit parameter.
+    if load.kbit_fp32_upcast and ("norm" in module or not load.kbit_norms_only):
+        dtype = DType.FP32
+    # peft_module_casting_to_bf16: norms that are not called so are a torch.nn.LayerNorm, which it asks for too.
+    if load.kbit_bf16_embeddings and kind is ModuleKind.NORM:
+        return DType.FP32
+    return DType.BF16 if module in bf16 and dtype is DType.FP32 else dtype
+
+
+def _store(weight: Weight, load: LoadSpec, converted: frozenset[ModuleKind], bf16: frozenset[str]) -> StoredWeight:
     numel = weight.num_elements
     quantises = load.quantization.is_bitsandbytes
     if quantises and weight.name == "weight" and weight.kind in converted:
@@ -84,7 +120,7 @@ def _store(weight: Weight, load: LoadSpec, converted: frozenset[ModuleKind]) -> 
             data_bytes=data_bytes,
             state_bytes=states,
         )
-    dtype = DType.FP32 if load.kbit_fp32_upcast and quantises else load.dtype
+    dtype = dense_dtype(load, weight.kind, weight.module, bf16)
     return StoredWeight(weight=weight, dtype=dtype, quantization=Quantization.NONE, data_bytes=numel * dtype.itemsize)
 
 
@@ -110,7 +146,8 @@ def _store_model(
     if load.quantization is Quantization.STORED:
         assert model.stored_quantization is not None
         return tuple(store_as_on_disk(weight, load, model.stored_quantization) for weight in weights)
-    return tuple(_store(weight, load, converted) for weight in weights)
+    bf16 = bf16_modules(model, load)
+    return tuple(_store(weight, load, converted, bf16) for weight in weights)
 
 
 FP8_KINDS = frozenset({ModuleKind.LINEAR, ModuleKind.EXPERTS})

@@ -20,7 +20,10 @@ def resolved_inputs(flat: FlatRun, setting: Setting) -> dict[str, object]:
         "dtype": trained.dtype.label,
         "quantization": _asked(trained.quantization),
         "double_quant": trained.double_quant,
-        "kbit_fp32_upcast": trained.kbit_fp32_upcast,
+        # Null is TRL's own way, by version: `true` would be peft's, and another report.
+        "kbit_fp32_upcast": None
+        if trained.kbit_norms_only or trained.kbit_bf16_embeddings
+        else trained.kbit_fp32_upcast,
     }
     for name in ("teacher", "student", "reference"):
         quantization = roles[name].load.quantization if name in roles else None

@@ -67,11 +67,14 @@ def _model_report(setting: Setting, role: Role) -> ModelReport:
     names = {"bf16": Quantization.NONE, "int8": Quantization.INT8, "nf4": Quantization.NF4}
     by_precision = {}
     for name, quantization in names.items():
+        upcast = load.kbit_fp32_upcast and quantization is not Quantization.NONE
         spec = LoadSpec(
             dtype=DType.BF16,
             quantization=quantization,
             double_quant=load.double_quant and quantization is Quantization.NF4,
-            kbit_fp32_upcast=load.kbit_fp32_upcast and quantization is not Quantization.NONE,
+            kbit_fp32_upcast=upcast,
+            kbit_norms_only=upcast and load.kbit_norms_only,
+            kbit_bf16_embeddings=load.kbit_bf16_embeddings and quantization is Quantization.NF4,
         )
         by_precision[name] = sum(stored.num_bytes for stored in store_model(shape, spec, setting.stack))
     precision = load.dtype.label if load.quantization is Quantization.NONE else load.quantization.value

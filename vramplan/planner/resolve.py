@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import lcm
 
 from vramplan.core.model import ModelShape
@@ -26,6 +26,7 @@ from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
 from vramplan.errors import CannotTellError, UsageError
 from vramplan.formula.adapters import ALL_LINEAR, DEFAULT_TARGETS, adapter_shapes
+from vramplan.planner.kbit import as_trainer_prepares, casts_adapters
 from vramplan.planner.sizes import resolve_sizes
 from vramplan.runfiles.flat import FlatRun
 
@@ -122,14 +123,7 @@ def resolve(flat: FlatRun, models: Mapping[str, ModelShape], stack: Stack) -> Re
         sharding = Sharding()
     sizes, accumulation = resolve_sizes(flat, method, stack, sharding.num_gpus, assumptions)
     if training is not None and accumulation is not None:
-        training = Training(
-            tuning=training.tuning,
-            lora=training.lora,
-            mixed_precision=training.mixed_precision,
-            optim=training.optim,
-            gradient_checkpointing=training.gradient_checkpointing,
-            gradient_accumulation_steps=accumulation,
-        )
+        training = replace(training, gradient_accumulation_steps=accumulation)
     rollout = _rollout(flat, method, stack, assumptions)
     run = Run(
         method=method,
@@ -184,8 +178,8 @@ def _roles(
     offload = flat.offload or ()
     roles = []
     trained = next(iter(references))
+    by_itself = tuning is Tuning.LORA and flat.kbit_fp32_upcast is None and _runs_trl(method, stack)
     for name, reference in references.items():
-        load = _load(flat, name, models[name], method, stack, assumptions)
         shares = None
         same = reference == references[trained] and name != trained
         # RLT shares under peft too, where no reference is asked for (trainers/grpo.py 224-226, 852-855).
@@ -193,8 +187,20 @@ def _roles(
         if name == "reference" and same and shared and tuning is Tuning.LORA:
             shares = trained
             assumptions.append("the reference is the policy with its adapters switched off: no weights of its own")
+        load = _load(flat, name, models[name], method, stack, assumptions)
+        if trained in (name, shares) and by_itself:
+            mixed = _mixed_precision(flat, method, stack)
+            load = as_trainer_prepares(load, method, stack, mixed=mixed, sharding=flat.sharding)
+            if load.kbit_fp32_upcast:
+                assumptions.append(_prepared_sentence(load, stack))
         roles.append(Role(name=name, model=reference, load=load, offloaded=name in offload, shares=shares))
     return tuple(roles)
+
+
+def _prepared_sentence(load: LoadSpec, stack: Stack) -> str:
+    what = "norms" if load.kbit_norms_only else "all that is not quantised"
+    back = ", embeddings and head bf16 again" if load.kbit_bf16_embeddings else ""
+    return f"trl {stack.versions['trl']} prepares quantised models by itself: {what} fp32{back}"
 
 
 def _load(
@@ -289,12 +295,16 @@ def _training(
         )
     lora = _lora(flat, role, models[role.name], method, stack, assumptions) if tuning is Tuning.LORA else None
     by_trainer = _runs_trl(method, stack)
-    casts = method is Method.RLT or (by_trainer and stack.trainer_mixed_bf16)
-    mixed = flat.mixed_precision or ("bf16" if casts else "no")
+    mixed = _mixed_precision(flat, method, stack)
     checkpoints = flat.gradient_checkpointing
     if checkpoints is None:
         checkpoints = method is Method.RLT or (by_trainer and stack.default_checkpointing)
         assumptions.append(f"gradient checkpointing is {'on' if checkpoints else 'off'}, this trainer's default")
+    # RLT 86a3f5c cfgs/trainer_cfg/base.yaml 6-9 says use_reentrant: false itself.
+    reentrant = stack.reentrant_checkpointing and method is not Method.RLT
+    reentrant = checkpoints and reentrant and not (by_trainer and stack.trainer_avoids_reentrant)
+    if reentrant:
+        assumptions.append("gradient checkpointing is the reentrant variant, the default of these versions")
     fused = stack.fused_optimizer_default and stack.fused_optimizer_trusted
     optim = flat.optim or ("adamw_torch_fused" if fused else "adamw_torch")
     if flat.optim is None:
@@ -306,7 +316,13 @@ def _training(
         optim=optim,
         gradient_checkpointing=checkpoints,
         gradient_accumulation_steps=flat.gradient_accumulation_steps or 1,
+        reentrant_checkpointing=reentrant,
     )
+
+
+def _mixed_precision(flat: FlatRun, method: Method, stack: Stack) -> str:
+    casts = method is Method.RLT or (_runs_trl(method, stack) and stack.trainer_mixed_bf16)
+    return flat.mixed_precision or ("bf16" if casts else "no")
 
 
 def _lora(flat: FlatRun, role: Role, model: ModelShape, method: Method, stack: Stack, assumptions: list[str]) -> Lora:
@@ -322,8 +338,8 @@ def _lora(flat: FlatRun, role: Role, model: ModelShape, method: Method, stack: S
         assumptions.append(f"LoRA rank {r}, TRL's default")
     if flat.adapter_dtype is not None:
         dtype = DType.parse(flat.adapter_dtype)
-    elif role.load.quantization.is_bitsandbytes and method in (Method.GRPO, Method.DPO):
-        dtype = DType.BF16  # TRL casts what trains in a quantised model (1.16.0 grpo_trainer.py:538-541, dpo 729)
+    elif role.load.quantization.is_bitsandbytes and _runs_trl(method, stack) and casts_adapters(method, stack):
+        dtype = DType.BF16
     else:
         dtype = DType.FP32 if stack.adapters_cast_to_fp32 or method is Method.SFT else role.load.dtype
     lora = Lora(r=r, target_modules=targets, dtype=dtype)

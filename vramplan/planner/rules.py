@@ -108,6 +108,8 @@ def kept_inputs(_flat: FlatRun, setting: Setting, result: Estimate) -> Iterator[
     training, role = setting.run.training, setting.run.trained
     if training is None or role.load.quantization is not Quantization.INT8 or not training.gradient_checkpointing:
         return
+    if training.reentrant_checkpointing:
+        return  # its forward runs without gradients, and MatMul8bitLt then keeps nothing
     kept = result.phases[-2].component_bytes(Component.ACTIVATIONS)
     yield Finding(
         rule="VP015",
@@ -118,18 +120,29 @@ def kept_inputs(_flat: FlatRun, setting: Setting, result: Estimate) -> Iterator[
     )
 
 
-def kbit_upcast(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
+def kbit_upcast(flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:
     """VP016."""
     for role in setting.run.roles:
-        if role.load.kbit_fp32_upcast and role.load.dtype.is_half:
-            dense = sum(one.weight.total_elements for one in setting.stored[role.name] if not one.state_bytes)
-            yield Finding(
-                rule="VP016",
-                message=f"{role.name}: prepare_model_for_kbit_training makes {dense:,} parameters fp32, "
-                f"{gigabytes(2 * dense)} more, and the residual stream with them",
-                hint="TRL does not call it; skip it where the embeddings are large",
-                source="peft utils/other.py prepare_model_for_kbit_training",
-            )
+        if not role.load.kbit_fp32_upcast or not role.load.dtype.is_half or role.shares:
+            continue
+        stored = setting.stored[role.name]
+        fp32 = sum(one.weight.total_elements for one in stored if not one.state_bytes and one.dtype is DType.FP32)
+        if flat.kbit_fp32_upcast is None:
+            who = f"trl {setting.stack.versions['trl']} calls prepare_model_for_kbit_training by itself, which"
+            hint = "SFTTrainer and GRPOTrainer from trl 0.26.0 on do not, nor does DPOTrainer from 0.29.0 on"
+            source = "TRL trainer/*_trainer.py and models/utils.py prepare_peft_model; profiles/stacks/trl.toml"
+        else:
+            who = "prepare_model_for_kbit_training"
+            hint = "TRL does not call it from 0.29.0 on; skip it where the embeddings are large"
+            source = "peft utils/other.py prepare_model_for_kbit_training"
+        embeddings = {one.dtype for one in stored if one.weight.kind is ModuleKind.EMBEDDING}
+        stream = "the residual stream with them" if DType.FP32 in embeddings else "with norms what they put out"
+        yield Finding(
+            rule="VP016",
+            message=f"{role.name}: {who} makes {fp32:,} parameters fp32, {gigabytes(2 * fp32)} more, and {stream}",
+            hint=hint,
+            source=source,
+        )
 
 
 def paged_states(_flat: FlatRun, setting: Setting, _result: Estimate) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import Any
 from vramplan.core.run import Method, Role, Run, Tuning
 from vramplan.program.checkpoint_folder import load_checkpoint
 from vramplan.program.layers import Units
-from vramplan.program.load import add_adapters, build_config, build_skeleton, materialise
+from vramplan.program.load import add_adapters, build_config, build_skeleton, cast_embeddings, materialise
 from vramplan.program.older_loss import LogitsCode
 from vramplan.program.pattern import Pattern, find_pattern
 from vramplan.program.watch import Watch
@@ -76,6 +76,8 @@ class CheckpointActor(Actor):
                 moves=not warms_up,
             )
             self.model = prepared(self._run, self.role, model, lora_dropout=self._lora_dropout)
+            if self.role.load.kbit_bf16_embeddings:
+                cast_embeddings(self.model, lambda _: None)
         elif self._rests:
             self.model.to(watch.device)
             self._rests = False
@@ -173,7 +175,7 @@ def prepared(run: Run, role: Role, model: Any, *, lora_dropout: float) -> Any:
             model = add_adapters(model, training.lora, lora_dropout=lora_dropout)
         if training.gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            enable({"use_reentrant": training.reentrant_checkpointing})
         model.train()
     elif _is_frozen(run, role):
         for parameter in model.parameters():

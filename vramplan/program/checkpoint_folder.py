@@ -48,7 +48,7 @@ def load_checkpoint(folder: str, load: LoadSpec, attention: str, device: torch.d
         )
     model.config.use_cache = True
     if load.kbit_fp32_upcast:
-        upcast(model, lambda _: None)
+        upcast(model, lambda _: None, norms_only=load.kbit_norms_only)
     return model.to(device).eval() if moves else model.eval()
 
 

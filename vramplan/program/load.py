@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, BitsAndBytesConfi
 from vramplan.core.run import LoadSpec, Lora, Quantization
 from vramplan.dtypes import DType
 from vramplan.errors import UnsupportedArchitectureError, UsageError
+from vramplan.formula.weights import BF16_NAMES
 from vramplan.program.bitsandbytes_kernels import import_bitsandbytes
 from vramplan.program.layers import NO_LAYER, Units, layer_number
 from vramplan.program.watch import Watch
@@ -154,7 +155,7 @@ def materialise(
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=watch.device)
                 watch.fill(module._buffers[name])
     if load.kbit_fp32_upcast:
-        upcast(model, enter)
+        upcast(model, enter, norms_only=load.kbit_norms_only)
     watch.owner = "adapters"
     for path, module in modules:
         if _is_adapter(path):
@@ -162,6 +163,9 @@ def materialise(
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None:
                     module._parameters[name] = _allocated(parameter, load, watch)
+    if load.kbit_bf16_embeddings:
+        watch.owner = "weights"
+        cast_embeddings(model, enter)
     if watch.is_real:
         _fill_buffers(model)
     watch.layer_index, watch.owner = NO_LAYER, ""
@@ -191,12 +195,13 @@ def _is_adapter(path: str) -> bool:
     return "lora_" in path
 
 
-def upcast(model: Any, enter: Callable[[str], None]) -> None:
+def upcast(model: Any, enter: Callable[[str], None], *, norms_only: bool = False) -> None:
     """peft's prepare_model_for_kbit_training (utils/other.py): all that is not quantised is frozen and becomes fp32.
 
     Args:
         model: on its device, with or without adapters.
         enter: is told of each module's path before the module changes.
+        norms_only: TRL 0.25's function of that name (models/utils.py): only what is called a norm becomes fp32.
     """
     done: set[int] = set()
     for path, module in list(model.named_modules()):
@@ -205,9 +210,30 @@ def upcast(model: Any, enter: Callable[[str], None]) -> None:
             if parameter is None or _is_adapter(path) or id(parameter) in done:
                 continue
             done.add(id(parameter))
-            if parameter.dtype in (torch.float16, torch.bfloat16):
+            if parameter.dtype in (torch.float16, torch.bfloat16) and ("norm" in path.lower() or not norms_only):
                 parameter.data = parameter.data.to(torch.float32)
             parameter.requires_grad_(requires_grad=False)
+
+
+def cast_embeddings(model: Any, enter: Callable[[str], None]) -> None:
+    """TRL's peft_module_casting_to_bf16 (0.13.0 to 0.28.0): norms fp32, embeddings and head bf16 where they are fp32.
+
+    Args:
+        model: on its device, with its adapters.
+        enter: is told of each module's path before the module changes.
+    """
+    for path, module in model.named_modules():
+        dtype = None
+        if isinstance(module, torch.nn.LayerNorm) or "norm" in path:
+            dtype = torch.float32
+        elif any(name in path for name in BF16_NAMES) and getattr(module, "weight", None) is not None:
+            dtype = torch.bfloat16 if module.weight.dtype == torch.float32 else None
+        if dtype is None:
+            continue
+        enter(path)
+        for parameter in module.parameters():
+            if parameter.dtype != dtype:
+                parameter.data = parameter.data.to(dtype)
 
 
 def _fill_buffers(model: Any) -> None:
@@ -243,6 +269,9 @@ def _convert_linears(model: Any, load: LoadSpec) -> None:
     model.is_loaded_in_4bit = not model.is_loaded_in_8bit
     keep = list(get_keys_to_not_convert(model)) + list(getattr(model, "_keep_in_fp32_modules", None) or [])
     replace_with_bnb_linear(model, modules_to_not_convert=keep, quantization_config=quantization_config(load))
+    for module in model.modules():  # biases are made fp32, and loaded in the model's dtype
+        if type(module).__name__ in ("Linear4bit", "Linear8bitLt") and module.bias is not None:
+            module.bias.data = module.bias.data.to(torch_dtype(load.dtype))
     model.is_quantized = True
     model.config._is_quantized = True
 

@@ -31,6 +31,7 @@ _PARAMETERS = ("weights", "adapters")
 _LIFT_FRESH = _aten.lift_fresh.default
 _NOWHERE = (None, NO_LAYER, -1)
 _NO_SEQUENCE = 1 << 62  # AccumulateGrad nodes carry the highest number there is
+_USES_OF_A_BUFFER = 4  # of a gradient that nothing but the engine holds, as seen here (torch 2.13); 5 if something does
 _ITEM = _aten._local_scalar_dense.default
 
 
@@ -67,6 +68,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._alive: dict[int, tuple[Any, int, int]] = {}
         self._in_optimizer = False
         self._in_backward = False
+        self._sequence_of_backward = _NO_SEQUENCE
         self._stepped = NO_LAYER
         self._leaving = False
         self._num_serials = 0
@@ -121,6 +123,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._in_optimizer = phase == "optimizer"
         self.owner = "optimizer" if self._in_optimizer else ""
         self._in_backward = phase == "backward"
+        if self._in_backward:
+            self._sequence_of_backward = torch.autograd._get_sequence_nr()
 
     def fill(self, tensor: Any) -> None:
         """Fake tensors have no values."""
@@ -197,7 +201,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if self.layer_of_sequence and torch._C._current_graph_task_id() != -1:
             node = torch._C._current_autograd_node()
             number = node._sequence_nr() if node is not None else _NO_SEQUENCE
-            if number < _NO_SEQUENCE:
+            if number < self._sequence_of_backward:  # a reentrant checkpoint's own graph is younger, and of its layer
                 found = bisect.bisect_right(self.layer_of_sequence, (number, _NO_SEQUENCE)) - 1
                 self.layer_index = self.layer_of_sequence[found][1] if found >= 0 else NO_LAYER
         return self.layer_index
@@ -277,7 +281,8 @@ def _engine_sum(args: Any) -> Any:
 
     The engine adds into the buffer whose storage nobody else holds, the older first (input_buffer.cpp, `accumulate`),
     but never when one is a tensor subclass, as fake tensors are. A storage count of 2 is the tensor and the Python
-    object asked here; checked against the profiler's `aten::add_` of a plain CPU run (torch 2.13).
+    object asked here; checked against the profiler's `aten::add_` of a plain CPU run (torch 2.13). The gradients that a
+    reentrant checkpoint hands on to its own graph are held by the Python code that does so as well.
     """
     if torch.is_grad_enabled():
         return None  # code of a recomputed forward, or of a double backward
@@ -285,6 +290,7 @@ def _engine_sum(args: Any) -> Any:
         if not isinstance(candidate, torch.Tensor):
             return None
     for candidate in args[:2]:
-        if torch._C._storage_Use_Count(candidate.untyped_storage()._cdata) == 2:
+        shared = torch._C._storage_Use_Count(candidate.untyped_storage()._cdata) != 2
+        if not shared and candidate._use_count() <= _USES_OF_A_BUFFER:
             return candidate
     return None

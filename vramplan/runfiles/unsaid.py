@@ -10,7 +10,8 @@ _NAMES = words(
     "steps_per_generation generation_batch_size num_iterations use_liger_kernel use_liger_loss use_liger "
     "cast_lm_head_to_fp32 activation_offloading precompute_ref_log_probs padding_free auto_find_batch_size "
     "torch_compile vllm_tensor_parallel_size backprop_accumulation_steps use_dora lora_modules_to_save "
-    "offload_optimizer_device offload_param_device fsdp_offload_params"
+    "offload_optimizer_device offload_param_device fsdp_offload_params use_reentrant "
+    "gradient_checkpointing_use_reentrant"
 )
 _OFF = (None, False, "none", "")
 _DEEPSPEED_OFFLOAD = ("zero_optimization.offload_optimizer.device", "zero_optimization.offload_param.device")

@@ -13,7 +13,7 @@ pytest.importorskip("peft")
 pytest.importorskip("bitsandbytes")
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-from agreement import Case, compare
+from agreement import PREPARED_BY_TRL, Case, compare
 from agreement_models import SMALL_MODELS
 
 from vramplan.core.run import Method, Tuning
@@ -37,6 +37,9 @@ def matrix() -> list[Case]:
         cases.append(Case(model=model, method=Method.SCORE))
     for precision in ("int8", "nf4", "nf4-amp", "nf4-kbit-amp"):
         cases.append(Case(model="llama", precision=precision, checkpoints=precision != "nf4"))
+    for index, model in enumerate(("llama", "opt", "gpt2", "falcon-7b", "deepseek_v3")):
+        for number, precision in enumerate(PREPARED_BY_TRL):
+            cases.append(Case(model=model, precision=precision, checkpoints=(index + number) % 2 == 0))
     cases.append(Case(model="gpt2", precision="int8"))
     cases.append(Case(model="llama", tuning=Tuning.FULL, plain=True))
     cases.append(Case(model="qwen2", tuning=Tuning.LORA, plain=True, checkpoints=True))

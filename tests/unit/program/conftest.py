@@ -62,6 +62,7 @@ def make_run() -> Callable[..., Run]:
         rollout: Rollout | None = None,
         targets: tuple[str, ...] = ("q_proj", "v_proj"),
         upcast: bool = False,
+        reentrant: bool = False,
     ) -> Run:
         training = None
         if method.trains:
@@ -73,6 +74,7 @@ def make_run() -> Callable[..., Run]:
                 optim=optim,
                 gradient_checkpointing=checkpointing,
                 gradient_accumulation_steps=accumulation,
+                reentrant_checkpointing=reentrant,
             )
         load = LoadSpec(dtype=dtype, quantization=quantization, kbit_fp32_upcast=upcast)
         return Run(

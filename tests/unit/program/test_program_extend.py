@@ -56,6 +56,8 @@ def test_a_tensor_of_every_layer_freed_by_one_is_refused() -> None:
     [
         {"tuning": "full", "dtype": DType.FP32, "mixed": DType.BF16, "accumulation": 2, "attention": "eager"},
         {"quantization": Quantization.NF4, "checkpointing": True, "targets": ("all-linear",), "upcast": True},
+        {"checkpointing": True, "reentrant": True, "tuning": "full", "accumulation": 2},
+        {"quantization": Quantization.INT8, "checkpointing": True, "reentrant": True, "targets": ("all-linear",)},
         {"quantization": Quantization.INT8, "mixed": DType.BF16, "accumulation": 2},
         {"tuning": "full", "optim": "adamw_8bit"},
         {"method": Method.SCORE},

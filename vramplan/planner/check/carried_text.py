@@ -61,8 +61,10 @@ CARRIED_RULES = (
     Rule(
         id="VP016",
         title="prepare_model_for_kbit_training makes the rest fp32",
-        why="Embeddings, head and norms double, and the residual stream with them.",
-        source="peft utils/other.py prepare_model_for_kbit_training",
+        why="Embeddings, head and norms double, and the residual stream with them. TRL calls it by itself up to 0.25 "
+        "(SFT, and GRPO from 0.22 on) and 0.28 (DPO); with bf16 and 4-bit weights it then makes embeddings and head "
+        "bf16 again, and its own function of that name in 0.25 takes norms only.",
+        source="peft utils/other.py prepare_model_for_kbit_training; TRL 0.13.0 to 1.16.0: trainers, models/utils.py",
         wrong="kbit_fp32_upcast = true",
         right="kbit_fp32_upcast = false",
         severity=Severity.WARNING,
