@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vramplan.cli.jsonl import NUM_LINES_ALONE
 from vramplan.core.report import Verdict
 from vramplan.errors import CannotTellError
 
@@ -102,3 +106,73 @@ def test_bytes_that_are_not_text_cost_one_line(vramplan: Callable[..., Any], pla
 
 def test_an_empty_file_has_no_answers(answer: Any, planner: Any) -> None:
     assert answer("") == (0, [])
+
+
+def test_an_answer_leaves_no_cycles() -> None:
+    """Workers run without the collector: what only it could free would stay until the last line."""
+    from vramplan.catalog.dirs import profile_dirs
+    from vramplan.cli.jsonl import answer_line
+    from vramplan.runfiles.flat import FlatRun
+
+    dirs = profile_dirs()
+    model = {"model": "Qwen/Qwen2.5-0.5B-Instruct"}
+    lines = [
+        json.dumps({"id": "good", "run": {**model, "method": "grpo", "tuning": "lora", "context": 512}}),
+        json.dumps({"id": "full", "run": {**model, "method": "sft", "tuning": "full", "max_seq_length": 512}}),
+        json.dumps({"id": "bad", "run": {**model, "method": "knitting"}}),
+        json.dumps({"id": "unknown", "run": {"model": "no/such-model"}}),
+        "not JSON",
+    ]
+    answers = [answer_line(line, 1, FlatRun(), dirs) for line in lines]  # and what is loaded once is loaded
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            assert [answer_line(line, 1, FlatRun(), dirs) for line in lines] == answers
+        assert gc.collect() < len(lines) * 10  # not an object each, let alone a cycle
+    finally:
+        gc.enable()
+
+
+def _run(number: int) -> str:
+    run = {"model": "Qwen/Qwen2.5-0.5B-Instruct", "method": "score", "context": 256 + number}
+    return json.dumps({"id": number, "run": run}) + "\n"
+
+
+def test_a_slow_writer_gets_each_answer_before_it_writes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vramplan", "estimate", "--jsonl", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        for number in range(NUM_LINES_ALONE + 12):  # past those that are answered without workers
+            program.stdin.write(_run(number))
+            program.stdin.flush()
+            assert json.loads(program.stdout.readline())["id"] == number
+        program.stdin.close()
+        assert program.stdout.read() == ""
+        assert program.wait() == 0
+
+
+def test_many_lines_keep_their_order(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vramplan", "estimate", "--jsonl", "-"]
+    text = "".join(_run(number) if number % 7 else "not JSON\n" for number in range(1, 150))
+    said = subprocess.run(command, input=text, capture_output=True, text=True, check=False, cwd=tmp_path)
+    answers = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [answer["id"] for answer in answers] == [number if number % 7 else None for number in range(1, 150)]
+    assert said.returncode == 2
+
+
+def test_an_error_of_the_source_comes_after_the_answers_that_were_there() -> None:
+    from vramplan.catalog.dirs import profile_dirs
+    from vramplan.cli import jsonl
+    from vramplan.runfiles.flat import FlatRun
+
+    def source() -> Iterator[str]:
+        yield from (_run(number) for number in range(NUM_LINES_ALONE + 30))
+        raise OSError("the disk is gone")
+
+    answers: list[Any] = []
+    found = jsonl._answers(source(), FlatRun(), profile_dirs(), simulated=False)
+    with pytest.raises(OSError, match="the disk is gone"):
+        answers.extend(json.loads(text)["id"] for text, _ in found)
+    assert answers == list(range(NUM_LINES_ALONE + 30))

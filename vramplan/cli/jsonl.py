@@ -14,9 +14,11 @@ import os
 import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, NoReturn, TextIO
 
 from vramplan.catalog import ProfileDirs
@@ -30,7 +32,10 @@ from vramplan.runfiles.flat import FlatRun, parse_flat
 NUM_WORKERS = 2
 NUM_LINES_ALONE = 16  # fewer are answered before two workers have started
 _READ_AHEAD = 256  # lines waiting for a worker, so that an endless stream does not fill the memory
+_NUM_LINES_PER_TASK = 8  # at most: handing a task over costs as much as a twentieth of a line's answer
 
+Numbered = tuple[int, str]
+"""A line of input with its number, from 1."""
 Answer = tuple[str, int]
 """A line of output and its exit code."""
 
@@ -91,50 +96,87 @@ def _answers(
         yield answer_line(line, number, defaults, dirs)
 
 
-def _pooled(numbered: Iterator[tuple[int, str]], defaults: FlatRun, dirs: ProfileDirs) -> Iterator[Answer]:
+def _pooled(numbered: Iterator[Numbered], defaults: FlatRun, dirs: ProfileDirs) -> Iterator[Answer]:
     """Answers from worker processes, in order. A thread reads, so that a slow writer gets each answer at once."""
     import multiprocessing
 
     first = next(numbered, None)
     if first is None:
         return
-    waiting: queue.Queue[Future[Answer] | BaseException | None] = queue.Queue(_READ_AHEAD)
+    ready: queue.Queue[Numbered | _End] = queue.Queue(_READ_AHEAD)
     stopped = threading.Event()
     # Forked, because what the first lines have loaded and cached is then there at once.
     pool = ProcessPoolExecutor(
         NUM_WORKERS, multiprocessing.get_context("fork"), initializer=_start_worker, initargs=(defaults, dirs)
     )
+    # The first task forks the workers, and that must be before there is another thread.
+    under_way = deque([pool.submit(_work, [first])])
+    threading.Thread(target=_read, args=(numbered, ready, stopped), daemon=True).start()
+    end: _End | None = None
+    try:
+        while under_way:
+            while end is None and len(under_way) < 2 * NUM_WORKERS:
+                lines, end = _take(ready)
+                if not lines:
+                    break
+                under_way.append(pool.submit(_work, lines))
+            yield from under_way.popleft().result()
+            if end is None and not under_way:
+                lines, end = _take(ready, waits=True)
+                if lines:
+                    under_way.append(pool.submit(_work, lines))
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)  # and wait: what runs is a few lines each
+    if end is not None and end.error is not None:
+        raise end.error
 
-    def put(item: Future[Answer] | BaseException | None) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """There are no more lines; `error` is what reading ended with, or None."""
+
+    error: BaseException | None = None
+
+
+def _read(numbered: Iterator[Numbered], ready: queue.Queue[Numbered | _End], stopped: threading.Event) -> None:
+    """Puts the lines where `_take` finds them."""
+
+    def put(item: Numbered | _End) -> None:
         while not stopped.is_set():
             try:
-                waiting.put(item, timeout=0.2)
+                ready.put(item, timeout=0.2)
             except queue.Full:
                 continue
             return
 
-    def read() -> None:
-        try:
-            for number, line in numbered:
-                put(pool.submit(_work, line, number))
-                if stopped.is_set():
-                    return
-        except BaseException as error:  # raised again where the answers are taken
-            put(error)
-        put(None)
-
-    # The first task forks the workers, and that must be before there is another thread.
-    waiting.put(pool.submit(_work, first[1], first[0]))
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
     try:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item.result()
-    finally:
-        stopped.set()
-        pool.shutdown(cancel_futures=True)  # and wait: what runs is a line each
+        for item in numbered:
+            put(item)
+            if stopped.is_set():
+                return
+    except BaseException as error:  # raised again where the answers are taken
+        put(_End(error))
+    put(_End())
+
+
+def _take(ready: queue.Queue[Numbered | _End], *, waits: bool = False) -> tuple[list[Numbered], _End | None]:
+    """The lines that are there, up to a task's worth, and the end if it is there too.
+
+    Args:
+        ready: what was read.
+        waits: whether to wait for a line if there is none.
+    """
+    lines: list[Numbered] = []
+    while len(lines) < _NUM_LINES_PER_TASK:
+        try:
+            item = ready.get(block=waits and not lines)
+        except queue.Empty:
+            break
+        if isinstance(item, _End):
+            return lines, item
+        lines.append(item)
+    return lines, None
 
 
 _worker: tuple[FlatRun, ProfileDirs] | None = None
@@ -145,14 +187,16 @@ def _start_worker(defaults: FlatRun, dirs: ProfileDirs) -> None:
 
     global _worker
     _worker = (defaults, dirs)
-    gc.freeze()  # what was loaded before the fork is not garbage: it need not be looked through, nor its pages copied
+    # An answer leaves no cycles (tests/cli/test_cli_jsonl.py), and looking for them took 7 % of the time.
+    gc.disable()
+    gc.freeze()  # nor, if a library turns it on again, are the pages copied that were there before the fork
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
 
-def _work(line: str, number: int) -> Answer:
+def _work(lines: list[Numbered]) -> list[Answer]:
     if _worker is None:
         raise RuntimeError("the worker was not set up")
-    return answer_line(line, number, *_worker)
+    return [answer_line(line, number, *_worker) for number, line in lines]
 
 
 def _open(source: str) -> TextIO:
