@@ -1,4 +1,4 @@
-"""Writes the README's figures: the output of its first command and the accuracy table, between their markers.
+"""Writes the README's figures: the output of its first command and the accuracy tables, between their markers.
 
 python benchmarks/readme.py [--check]
 """
@@ -14,14 +14,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 TRUTH = ROOT.parent / "shared" / "truth" / "runs.jsonl"
+RECORDS = ROOT / "profiles" / "measurements"
 COMMANDS = {
     "estimate": ["estimate", "--gpu-mem", "85"],
     "accuracy": ["accuracy", str(TRUTH), "--markdown"],
+    "records": ["accuracy", str(RECORDS), "--markdown"],
+    "simulated-records": ["accuracy", str(RECORDS), "--how", "simulate", "--markdown"],
 }
+NO_RECORD = "No card has been measured with `vramplan measure` yet: `profiles/measurements/` holds no record."
 
 
 def output(name: str) -> str:
     """What the command prints, at 80 columns without colour."""
+    if "records" in name and not any(RECORDS.rglob("*.json*")):
+        return NO_RECORD if name == "records" else ""
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-m", "vramplan", *COMMANDS[name]],

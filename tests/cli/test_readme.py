@@ -15,3 +15,10 @@ def test_the_first_command_prints_what_the_readme_shows(vramplan: Callable[..., 
     assert shown is not None
     printed = "\n".join(line.rstrip() for line in vramplan("estimate", "--gpu-mem", "85").out.strip("\n").splitlines())
     assert printed == shown[1], "run python benchmarks/readme.py"
+
+
+def test_the_readme_says_whether_there_are_records() -> None:
+    records = README.parent / "profiles" / "measurements"
+    shown = re.search(r"<!-- records -->\n(.*?)\n<!-- /records -->", README.read_text("utf-8"), re.DOTALL)
+    assert shown is not None
+    assert ("no record" in shown[1]) is not any(records.rglob("*.json*")), "run python benchmarks/readme.py"
