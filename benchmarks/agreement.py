@@ -37,6 +37,7 @@ from vramplan.core.run import (
 from vramplan.dtypes import DType
 from vramplan.formula.estimate import estimate
 from vramplan.formula.setting import Setting
+from vramplan.formula.static import Static, allocated_total
 
 ROWS, TOKENS = 2, 256
 PROMPT_TOKENS, COMPLETION_TOKENS = 256, 3
@@ -177,8 +178,11 @@ def setting_of(case: Case, *, config: dict[str, Any] | None = None) -> Setting:
 
 
 def formula_peaks(case: Case) -> dict[str, int]:
-    """Allocated bytes of each phase by the formulas."""
-    return {phase.name: phase.allocated_bytes for phase in estimate(setting_of(case)).phases}
+    """Allocated bytes of each phase by the formulas, without what blocks keep beside weights: tensors are compared."""
+    setting = setting_of(case)
+    static = Static(setting)
+    kept = sum(static.weights_bytes(role) - allocated_total(static.weight_sizes(role)) for role in setting.run.roles)
+    return {phase.name: phase.allocated_bytes - kept for phase in estimate(setting).phases}
 
 
 def real_trace(case: Case, *, with_labels: bool = False) -> Any:

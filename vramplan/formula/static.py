@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 
+from vramplan.allocator.sizes import block_bytes
 from vramplan.core.report import Basis, Component, Entry
 from vramplan.core.run import Method, Role
 from vramplan.dtypes import DType
 from vramplan.formula.blocks import allocated
+from vramplan.formula.loading import load_models
 from vramplan.formula.optimizer import state_sizes, step_temporary_bytes
 from vramplan.formula.setting import Setting
 from vramplan.formula.sharding import GATHERED_LAYERS, MASTER_AND_MOMENTS_BYTES, division, share
@@ -65,7 +67,14 @@ class Static:
 
     @cached_property
     def _weights_bytes(self) -> dict[str, int]:
-        return {role.name: allocated_total(self.weight_sizes(role)) for role in self.setting.run.roles}
+        roles = self.setting.run.roles
+        found = {role.name: allocated_total(self.weight_sizes(role)) for role in roles}
+        if self.division.weights == 1:
+            resting = [role for role in roles if not role.offloaded]
+            for role, rest_bytes in zip(resting, load_models(self.setting).rest_bytes, strict=True):
+                tensors = sum(block_bytes(num_bytes) * count for num_bytes, count in self.weight_sizes(role))
+                found[role.name] = tensors + rest_bytes
+        return found
 
     @cached_property
     def trainable_sizes(self) -> Sizes:
@@ -192,7 +201,7 @@ class Static:
                 label=f"{role.name}: padding",
                 num_bytes=self.weights_bytes(role) - exact,
                 basis=Basis.MODELLED,
-                formula="each tensor to 512 B, and to 2 MiB where less than 1 MiB of its segment is left",
+                formula="each tensor to 512 B, and what its block keeps: up to 1 MiB that is left of a free one",
                 source="c10/cuda/CUDACachingAllocator.cpp round_size, should_split",
             ),
         ]

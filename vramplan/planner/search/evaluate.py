@@ -10,7 +10,7 @@ import numpy as np
 
 from vramplan.core.run import Method, Role, RolloutBackend, Run
 from vramplan.formula.kv_cache import kv_cache_bytes
-from vramplan.formula.reserved import largest_temporary
+from vramplan.formula.loading import largest_temporary
 from vramplan.formula.setting import Setting
 from vramplan.formula.static import Static
 from vramplan.planner.search.families import Family, Ground
