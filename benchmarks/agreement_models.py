@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+TINY_LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+"""For tests that run it for real."""
+
 _LLAMA: dict[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 704,

@@ -13,25 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agreement_models import TINY_LLAMA
 
 from vramplan.planner import bench
 from vramplan.planner.bench import TEST_DEVICE
 from vramplan.program import supervise
 from vramplan.records.store import read_records
 
-TINY = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
+TINY = {**TINY_LLAMA, "tie_word_embeddings": False}
 TRAIN = ("--method", "sft", "--tuning", "lora", "--max-seq-length", "32", "--per-device-batch-size", "2")
 STUB = """
 import json, sys, time

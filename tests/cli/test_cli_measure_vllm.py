@@ -9,25 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agreement_models import TINY_LLAMA
 
 from vramplan.planner.bench import TEST_DEVICE
 from vramplan.records.record import Record
 from vramplan.records.store import read_records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-}
 RUN = (
     *("--method", "grpo", "--tuning", "lora", "--generations", "2", "--batch-size", "4"),
     *("--per-device-batch-size", "4", "--max-prompt-length", "8", "--max-completion-length", "6", "--no-simulate"),
@@ -42,7 +30,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     pytest.importorskip("trl")
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(TINY), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(TINY_LLAMA), encoding="utf-8")
     monkeypatch.setenv(TEST_DEVICE, "cpu")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
     return str(folder)

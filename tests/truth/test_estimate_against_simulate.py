@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,7 +27,6 @@ pytest.importorskip("accelerate")
 pytest.importorskip("peft")
 pytest.importorskip("bitsandbytes")
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from agreement import HAS_NO_SDPA, targets_of
 from agreement_models import SMALL_MODELS
 

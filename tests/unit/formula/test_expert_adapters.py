@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections import Counter
-from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import agreement
+import pytest
 from agreement import Case, compare
 from agreement_models import SMALL_MODELS
 

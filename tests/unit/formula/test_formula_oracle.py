@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("torch")
@@ -12,7 +9,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("bitsandbytes")
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 from agreement import PREPARED_BY_TRL, Case, compare
 from agreement_models import SMALL_MODELS
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
+import agreement
 import pytest
 
+from vramplan.core.run import Tuning
 from vramplan.dtypes import DType
 from vramplan.formula.graph import Leaf, backward
 from vramplan.formula.ops import add, reduce, scale, unary
 from vramplan.formula.reentrant import checkpoint_reentrant
 from vramplan.formula.tape import Tape, Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-import agreement
-
-from vramplan.core.run import Tuning
 
 N = 4096
 TOLERANCE = 0.01

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 from agreement import Case, setting_of
 from agreement_models import SMALL_MODELS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vramplan.core.run import LoadSpec, Method, Quantization, Sizes, Tuning
 from vramplan.dtypes import DType

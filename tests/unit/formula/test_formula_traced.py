@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
+import agreement
 import pytest
+from agreement import Case, setting_of
+from agreement_models import SMALL_MODELS
 
 from vramplan.allocator import replay
+from vramplan.core.model import ModelShape
+from vramplan.core.run import Method, Tuning
 from vramplan.formula import passes
 from vramplan.formula.blocks import allocated
 from vramplan.formula.forward import Sampled
 from vramplan.formula.phases import plan_phases
 from vramplan.formula.segments import measure, start_level
 from vramplan.formula.traced import Traced
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-import agreement
-from agreement import Case, setting_of
-from agreement_models import SMALL_MODELS
-
-from vramplan.core.model import ModelShape
-from vramplan.core.run import Method, Tuning
 
 DEPTHS = {"llama": 7, "gemma3_text": 9, "deepseek_v3": 6, "gpt_oss": 6, "gpt2": 5, "falcon-7b": 5, "qwen2": 5}
 CASES = [

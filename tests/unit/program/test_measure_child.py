@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agreement_models import TINY_LLAMA
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -36,27 +37,14 @@ from vramplan.program.task import Task
 from vramplan.runfiles.flat import FlatRun
 from vramplan.units import MiB
 
-TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-}
 THREE = ("teacher", "student", "reference")
 
 
 def _prepared(tmp_path: Path, roles: tuple[str, ...], **settings: Any) -> tuple[Setting, dict[str, dict[str, Any]]]:
-    (tmp_path / "config.json").write_text(json.dumps(TINY), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(TINY_LLAMA), encoding="utf-8")
     names = {role: str(tmp_path) for role in roles}
     setting = prepare(FlatRun(**names, **settings), profile_dirs())[0]
-    return setting, {role.name: TINY for role in setting.run.roles}
+    return setting, {role.name: TINY_LLAMA for role in setting.run.roles}
 
 
 def _task(tmp_path: Path, roles: tuple[str, ...] = ("model",), **settings: Any) -> Task:
@@ -139,7 +127,7 @@ def test_every_method_takes_the_phases_of_its_simulation(
 
 def test_loading_leaves_exactly_the_weights(tmp_path: Path) -> None:
     load = _phases(_told(_task(tmp_path, **SMALL)))[0]
-    model = build_skeleton(build_config(TINY), LoadSpec(dtype=DType.BF16), "sdpa")
+    model = build_skeleton(build_config(TINY_LLAMA), LoadSpec(dtype=DType.BF16), "sdpa")
     tensors = [*model.parameters(), *model.buffers()]
     assert load["phase"] == "load"
     assert load["end_allocated_bytes"] == sum(-(-one.numel() * one.element_size() // 512) * 512 for one in tensors)
@@ -148,7 +136,7 @@ def test_loading_leaves_exactly_the_weights(tmp_path: Path) -> None:
 def test_the_second_update_has_the_states_of_the_first(tmp_path: Path) -> None:
     settings = {"method": "sft", "tuning": "full", "max_seq_length": 8, "optim": "adamw_torch"}
     forwards = [one for one in _phases(_told(_task(tmp_path, **settings))) if one["phase"] == "forward"]
-    weights = build_skeleton(build_config(TINY), LoadSpec(dtype=DType.BF16), "sdpa")
+    weights = build_skeleton(build_config(TINY_LLAMA), LoadSpec(dtype=DType.BF16), "sdpa")
     num_bytes = sum(one.numel() * one.element_size() for one in weights.parameters())
     gained = forwards[1]["end_allocated_bytes"] - forwards[0]["end_allocated_bytes"]
     assert 2 * num_bytes <= gained <= 2.1 * num_bytes  # two moments of each weight, and step counters
@@ -182,7 +170,7 @@ def test_a_random_checkpoint_holds_what_it_says(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(checkpoint_folder, "_SHARD", "40KB")
     monkeypatch.setattr(checkpoint_folder, "_PATTERN_ELEMENTS", 1000)  # less than a tensor: it must repeat
     folder = tmp_path / "new"
-    write_random_checkpoint({**TINY, "tie_word_embeddings": False}, LoadSpec(dtype=DType.BF16), folder)
+    write_random_checkpoint({**TINY_LLAMA, "tie_word_embeddings": False}, LoadSpec(dtype=DType.BF16), folder)
     assert (folder / "model.safetensors.index.json").exists()
     model = load_checkpoint(str(folder), LoadSpec(dtype=DType.BF16), "sdpa", torch.device("cpu"))
     assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
@@ -195,7 +183,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(checkpoint_folder.shutil, "disk_usage", lambda _: type("", (), {"free": 1000})())
     with pytest.raises(UsageError, match="has no room"):
-        write_random_checkpoint(TINY, LoadSpec(dtype=DType.BF16), tmp_path / "new")
+        write_random_checkpoint(TINY_LLAMA, LoadSpec(dtype=DType.BF16), tmp_path / "new")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +193,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
 def test_random_weights_are_what_transformers_would_have_loaded(quantization: Quantization, kind: str) -> None:
     pytest.importorskip("bitsandbytes")
     load = LoadSpec(dtype=DType.BF16, quantization=quantization)
-    model = build_skeleton(build_config(TINY), load, "sdpa")
+    model = build_skeleton(build_config(TINY_LLAMA), load, "sdpa")
     counters = CappedCpu(None, AllocatorConfig())
     watch = DeviceWatch(counters, lambda _: None, empties=frozenset(), settle_seconds=0.0, vocabulary_size=512)
     forget = materialise(model, load, watch, Units())
@@ -224,7 +212,7 @@ def test_random_weights_are_what_transformers_would_have_loaded(quantization: Qu
 def test_a_model_that_rests_on_the_host_leaves_nothing_behind(quantization: Quantization) -> None:
     pytest.importorskip("bitsandbytes")
     load = LoadSpec(dtype=DType.BF16, quantization=quantization)
-    model = build_skeleton(build_config(TINY), load, "sdpa")
+    model = build_skeleton(build_config(TINY_LLAMA), load, "sdpa")
     counters = CappedCpu(None, AllocatorConfig())
     watch = DeviceWatch(counters, lambda _: None, empties=frozenset(), settle_seconds=0.0, vocabulary_size=512)
     held = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agreement_models import TINY_LLAMA
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -33,18 +34,7 @@ from vramplan.program.task import Task
 from vramplan.runfiles.flat import FlatRun
 from vramplan.units import MiB
 
-TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "torch_dtype": "bfloat16",
-}
+TINY = {**TINY_LLAMA, "tie_word_embeddings": False}
 FULL = {"method": "sft", "tuning": "full", "max_seq_length": 8, "per_device_batch_size": 1}
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +12,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 pytest.importorskip("bitsandbytes")
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 from agreement import Case, real_trace, setting_of
 
 from vramplan.core.run import Method

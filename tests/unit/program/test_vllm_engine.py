@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agreement_models import TINY_LLAMA
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -24,19 +25,6 @@ from vramplan.program.simulate import simulate
 from vramplan.program.task import Task
 from vramplan.runfiles.flat import FlatRun
 
-TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-}
 RUN: dict[str, Any] = {
     "method": "grpo",
     "rollout": "vllm-colocate",
@@ -70,7 +58,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def _setting(tmp_path: Path, roles: tuple[str, ...] = ("model",), **settings: Any) -> Setting:
-    (tmp_path / "config.json").write_text(json.dumps(TINY), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(TINY_LLAMA), encoding="utf-8")
     models = dict.fromkeys(roles, str(tmp_path))
     return prepare(FlatRun(**models, **RUN | settings), profile_dirs())[0]
 
@@ -79,7 +67,7 @@ def _told(tmp_path: Path, *, how: dict[str, Any] | None = None, **settings: Any)
     setting = _setting(tmp_path, **settings)
     values: dict[str, Any] = {
         "run": as_autocast(setting),
-        "configs": {role.name: TINY for role in setting.run.roles},
+        "configs": {role.name: TINY_LLAMA for role in setting.run.roles},
         "stack": setting.stack,
         "checkpoints": {},
         "writes_checkpoints": False,
@@ -199,7 +187,7 @@ def test_the_engine_is_there_after_the_models_and_before_the_first_rollout(
     assert built["end_allocated_bytes"] == load["end_allocated_bytes"] + HELD  # no optimizer state yet
     assert rollout["allocated_bytes"] >= rollout["end_allocated_bytes"] + (1 << 20)  # what it makes meanwhile
     setting = _setting(tmp_path, tuning="full", vllm_sleep=sleeps)
-    found = simulate(as_autocast(setting), {"model": TINY}, gpu=setting.gpu, stack=setting.stack)
+    found = simulate(as_autocast(setting), {"model": TINY_LLAMA}, gpu=setting.gpu, stack=setting.stack)
     phases = [phase_of(one["phase"]) for one in told if one["event"] == "phase"]
     assert list(dict.fromkeys(phases)) == [phase.name for phase in found.phases]
 
