@@ -104,7 +104,7 @@ def _load(timeline: Timeline, role: Loading) -> tuple[int, list[tuple[Blocks, in
         bytes that take its place.
     """
     if role.warms_up:
-        _warm_up(timeline, role.stored)
+        _warm_up(timeline, role)
     total = 0
     upcast: list[tuple[Blocks, int]] = []
     recast: list[int] = []
@@ -114,7 +114,7 @@ def _load(timeline: Timeline, role: Loading) -> tuple[int, list[tuple[Blocks, in
         total += _large(sizes)
         timeline.allocate((size, 1) for size in sizes)
 
-    for stored in _in_order(role.stored):
+    for stored in _in_order(role):
         if stored.state_bytes:
             source = timeline.allocate((size, 1) for size in _on_the_way(stored))
             keep(stored.data_bytes, *stored.state_bytes)
@@ -146,12 +146,16 @@ def _replace(timeline: Timeline, pairs: Iterable[tuple[Blocks, int]]) -> list[Bl
     return new
 
 
-def _in_order(stored: tuple[StoredWeight, ...]) -> Iterator[StoredWeight]:
-    """Outside the layers first, then layer by layer; without those that ask the large pool for nothing."""
+def _in_order(role: Loading) -> Iterator[StoredWeight]:
+    """Outside the layers first, then layer by layer; without those that ask the large pool for nothing.
+
+    from_pretrained sorts by name (core_model_loading.py, transformers 5.23); a script moves module by module.
+    """
+    large = [one for one in role.stored if max(one.data_bytes, *one.state_bytes, *_on_the_way(one)) > SMALL_BYTES]
+    if role.warms_up:
+        large.sort(key=lambda one: one.weight.module)
     layers: list[list[StoredWeight]] = []
-    for one in stored:
-        if max(one.data_bytes, *one.state_bytes, *_on_the_way(one)) <= SMALL_BYTES:
-            continue
+    for one in large:
         if not one.weight.per_layer:
             yield one
             continue
@@ -171,15 +175,17 @@ def _layer_by_layer(sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int
                 yield num_bytes, 1
 
 
-def _warm_up(timeline: Timeline, stored: tuple[StoredWeight, ...]) -> None:
-    """from_pretrained with a device map asks for the whole model first, without its scales, and gives it back.
+def _warm_up(timeline: Timeline, role: Loading) -> None:
+    """from_pretrained with a device map asks for the whole model first, without its scales, and frees it.
 
-    transformers 5.23 modeling_utils.py caching_allocator_warmup. The segment counts for the peak of loading and is
-    given back here: the 61 reserved peaks measured on a T4 (fitcheck-llm 0.3.1) are 0.9 % off without it as the place
-    where weights go, and 2.0 % off with it.
+    The segment stays in the cache, and is where the weights go (transformers 5.23 modeling_utils.py
+    caching_allocator_warmup, which counts what becomes fp32 later in its 16 bits).
     """
-    timeline.free(timeline.allocate(((sum(one.weight.count * one.data_bytes for one in stored), 1),)))
-    timeline.allocator.empty_cache()
+    total = 0
+    for one in role.stored:
+        halved = role.upcasts and not one.state_bytes and one.dtype is DType.FP32
+        total += one.weight.count * (one.data_bytes // 2 if halved else one.data_bytes)
+    timeline.free(timeline.allocate(((total, 1),)))
 
 
 def _on_the_way(stored: StoredWeight) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vramplan.core.run import Method, Role, Run, Tuning
 from vramplan.program.checkpoint_folder import load_checkpoint
+from vramplan.program.extend import NUM_TRACED_UNITS
 from vramplan.program.layers import Units
 from vramplan.program.load import add_adapters, build_config, build_skeleton, cast_embeddings, materialise
 from vramplan.program.older_loss import LogitsCode
@@ -162,7 +163,9 @@ def _actor(
         built = build_config(config, num_layers=num_layers, num_kept=pattern.num_traced_layers)
     model = build_skeleton(built, role.load, run.attn_implementation.value)
     model = prepared(run, role, model, lora_dropout=lora_dropout)
-    units = Units(number, None if pattern is None else pattern.unit_of_layer)
+    units = Units(number)
+    if pattern is not None:
+        units = Units(number, pattern.unit_of_layer, num_left_out=pattern.num_units - NUM_TRACED_UNITS)
     return Actor(role, model, pattern, units)
 
 

@@ -38,17 +38,26 @@ class Units:
     Args:
         number: of the model.
         unit_of_layer: its layers' units in a short trace; without them each layer stands for itself.
+        num_left_out: units of the whole model that a short trace leaves out, all like unit 1.
     """
 
-    def __init__(self, number: int = 0, unit_of_layer: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self, number: int = 0, unit_of_layer: Mapping[int, int] | None = None, *, num_left_out: int = 0
+    ) -> None:
         self.base = number * MODEL_STRIDE
         self._units = unit_of_layer
+        self._num_left_out = num_left_out
 
     def of(self, layer: int) -> int:
         """The recorded number of a layer."""
         if layer == NO_LAYER:
             return NO_LAYER
         return self.base + (layer if self._units is None else self._units[layer])
+
+    def stands_for(self, layer: int) -> int:
+        """How many layers of the whole model a traced one counts for where all of them are summed at once."""
+        is_repeated = layer != NO_LAYER and self._units is not None and self._units[layer] == 1
+        return 1 + self._num_left_out if is_repeated else 1
 
 
 def watch_layers(model: Any, recorder: Recorder, units: Units) -> None:

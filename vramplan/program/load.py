@@ -118,7 +118,8 @@ def materialise(
 ) -> Callable[[], None]:
     """Gives every parameter and buffer its memory, in a training script's order: base, upcast, adapters.
 
-    Parameters come one after the other, tied ones once, and are quantised on the way as transformers does.
+    Parameters come one after the other, tied ones once, and are quantised on the way as transformers does (since it
+    loads without threads then; 5.0 had four of them and no order).
 
     Args:
         model: a skeleton.
@@ -131,7 +132,7 @@ def materialise(
         What takes the memory away again.
     """
     if warms_up:
-        torch.empty(_warm_up_bytes(model), dtype=torch.uint8, device=watch.device)
+        torch.empty(_warm_up_bytes(model, units), dtype=torch.uint8, device=watch.device)
     skeleton = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
     watch.owner = "weights"
     modules = [(path, module) for path, module in model.named_modules()]
@@ -139,17 +140,24 @@ def materialise(
     def enter(path: str) -> None:
         watch.layer_index = units.of(layer_number(path))
 
-    done: dict[int, Any] = {}
+    places: dict[int, list[tuple[str, Any, str]]] = {}
+    for path, module in modules:
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not _is_adapter(path):
+                places.setdefault(id(parameter), []).append((path, module, name))
+    order = list(places.values())
+    if warms_up:  # from_pretrained sorts the checkpoint; what a script moves by itself goes module by module
+        order.sort(key=lambda uses: _natural_key(f"{uses[0][0]}.{uses[0][2]}"))
+    for uses in order:
+        path, module, name = uses[0]
+        enter(path)
+        value = _allocated(module._parameters[name], load, watch)
+        for _, module, name in uses:  # tied ones once
+            module._parameters[name] = value
+            if getattr(value, "quant_state", None) is not None:
+                module.quant_state = value.quant_state
     for path, module in modules:
         enter(path)
-        for name, parameter in list(module._parameters.items()):
-            if parameter is None or _is_adapter(path):
-                continue
-            if id(parameter) not in done:
-                done[id(parameter)] = _allocated(parameter, load, watch)
-            module._parameters[name] = done[id(parameter)]
-            if getattr(done[id(parameter)], "quant_state", None) is not None:
-                module.quant_state = done[id(parameter)].quant_state
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=watch.device)
@@ -171,7 +179,6 @@ def materialise(
     watch.layer_index, watch.owner = NO_LAYER, ""
 
     def forget() -> None:
-        done.clear()
         for module, parameters, buffers in skeleton:
             module._parameters.update(parameters)
             module._buffers.update(buffers)
@@ -183,11 +190,22 @@ def materialise(
     return forget
 
 
-def _warm_up_bytes(model: Any) -> int:
-    # modeling_utils.py get_total_byte_count: what each parameter will take, without scales
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    """core_model_loading.py dot_natural_key (transformers 5): by parts, numbers as numbers and before words."""
+    parts = name.removeprefix("base_model.model.").replace(".base_layer", "").split(".")
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+
+def _warm_up_bytes(model: Any, units: Units) -> int:
+    # modeling_utils.py get_total_byte_count: what each parameter of the whole model will take, without scales
     sizes = {"Params4bit": 0.5, "Int8Params": 1}
-    parameters = {id(item): item for name, item in model.named_parameters() if not _is_adapter(name)}
-    total = sum(item.numel() * sizes.get(type(item).__name__, item.element_size()) for item in parameters.values())
+    total = 0.0
+    done: set[int] = set()
+    for name, item in model.named_parameters():
+        if id(item) not in done and not _is_adapter(name):
+            done.add(id(item))
+            num_bytes = item.numel() * sizes.get(type(item).__name__, item.element_size())
+            total += num_bytes * units.stands_for(layer_number(name))
     return int(total)
 
 
