@@ -3,8 +3,8 @@
 The first time every layer's forward runs in full, because what a passing tensor leaves free decides where the next
 lasting one goes. A backward that leaves no gradients peaks in its first layers, and a pass that comes again finds the
 segments of its first time: there, in the middle of a long model, only what outlives a layer, or frees what came before
-it, is played. (Not so the second forward of full training: 3 % were missed.) `tests/unit/formula/test_whole.py` holds
-that to what everything in full reserves.
+it, is played. Not so in a second forward that keeps more than checkpoints, or comes after gradients: 3 to 8 % were
+missed. `tests/unit/formula/test_whole.py` holds the rest to what everything in full reserves.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from vramplan.formula.traced import BACKWARD, Traced
 
 WHOLE_LAYERS = 2
 """Layers at each end that are played in full where the rest is shortened."""
+MOST_LASTING = 3
+"""What a checkpointed layer may leave: its input, and a little more. Layers that keep everything need their room anew."""
 
 
 class WholePass:
@@ -24,7 +26,7 @@ class WholePass:
         traced: the pass.
     """
 
-    __slots__ = ("_counts", "_full", "_leaves", "_owners", "_short", "_traced")
+    __slots__ = ("_counts", "_full", "_is_lean", "_leaves", "_owners", "_short", "_traced")
 
     def __init__(self, traced: Traced) -> None:
         """See the class."""
@@ -34,6 +36,7 @@ class WholePass:
         self._short: list[list[Step]] = []
         self._owners: list[list[int]] = []
         self._leaves = self._compile()
+        self._is_lean = [sum(1 for size, _ in steps if size > 0) <= MOST_LASTING for steps in self._short]
 
     def play(self, allocator: PlainAllocator, *, again: bool) -> list[Taken]:
         """Play it into an allocator.
@@ -47,7 +50,7 @@ class WholePass:
         """
         traced = self._traced
         pieces, total = traced.pieces, len(traced.stands_for)
-        leaves = any(self._leaves)  # gradients, layer by layer: a forward after them has to find its room anew
+        leaves = any(self._leaves)  # gradients, layer by layer
         most = max(self._counts)
         # Empty slots in front: what a free names in a layer that is not there lies among them.
         slots: list[Taken | None] = [None] * most
@@ -65,8 +68,10 @@ class WholePass:
                     home = pieces[owner]
                     at = None if home.layer is None else layer + home.layer - piece.layer
                     ends[-1 - owner] = where.get((home.kind, at), most)
-                no_gradients = not (self._leaves[index] if piece.kind == BACKWARD else leaves)
-                shortens = (again or no_gradients) if piece.kind == BACKWARD else (again and no_gradients)
+                if piece.kind == BACKWARD:
+                    shortens = again or not self._leaves[index]
+                else:
+                    shortens = again and not leaves and self._is_lean[index]
                 if shortens and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS:
                     steps = self._short[index]
             allocator.run(steps, slots, base, ends)

@@ -23,6 +23,13 @@ RUNS = {
         "max_seq_length": 1024,
         "gradient_checkpointing": False,
     },
+    "sft-qlora-gemma": {
+        "model": GEMMA,
+        "method": "sft",
+        "tuning": "lora",
+        "quantization": "nf4",
+        "max_seq_length": 3968,
+    },
     "sft-full": {"model": LLAMA, "method": "sft", "tuning": "full", "max_seq_length": 896},
     "dpo-full": {"model": "Qwen/Qwen2.5-7B-Instruct", "method": "dpo", "tuning": "full", "context": 4096},
     "grpo-lora": {"model": LLAMA, "method": "grpo", "tuning": "lora", "generations": 8, "context": 6272},
