@@ -16,7 +16,7 @@ from vramplan.formula.traced import BACKWARD, Traced
 WHOLE_LAYERS = 2
 """Layers at each end that are played in full where the rest is shortened."""
 MOST_LASTING = 3
-"""What a checkpointed layer may leave: its input, and a little more. Layers that keep everything need their room anew."""
+"""What a checkpointed layer may leave: its input and a little more. Layers that keep everything need room anew."""
 
 
 class WholePass:
