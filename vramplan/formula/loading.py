@@ -73,9 +73,8 @@ def load_models(setting: Setting) -> LoadedModels:
     )
 
 
-def load_everything(setting: Setting, adapters: Sequence[tuple[int, int]]) -> PlainAllocator:
+def with_adapters(models: LoadedModels, adapters: Sequence[tuple[int, int]]) -> PlainAllocator:
     """An allocator of one's own with the models and (bytes, count) of the adapters' matrices."""
-    models = load_models(setting)
     timeline = Timeline(models.allocator.copy())
     timeline.allocate(_layer_by_layer(adapters))
     _replace(timeline, ((list(old), num_bytes) for old, num_bytes in models.recast))

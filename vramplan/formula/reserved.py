@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vramplan.core.run import Method
-from vramplan.formula.loading import largest_temporary, load_everything
+from vramplan.formula.loading import largest_temporary, with_adapters
 from vramplan.formula.phases import PhasePlan
 from vramplan.formula.setting import Setting
 from vramplan.formula.static import Static
@@ -47,7 +47,7 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
         static: sizes of what outlives phases.
         plans: the phases of one cycle.
     """
-    timeline = Timeline(load_everything(setting, static.trainable_sizes if static.trains_adapters else ()))
+    timeline = Timeline(with_adapters(static.loaded, static.trainable_sizes if static.trains_adapters else ()))
     passes = {id(one): WholePass(one) for plan in plans for one in plan.passes}
     result = Reserved(load_temporary_bytes=largest_temporary(setting))
     _note(timeline, result, "load")

@@ -10,7 +10,7 @@ from vramplan.core.report import Basis, Component, Entry
 from vramplan.core.run import Method, Role
 from vramplan.dtypes import DType
 from vramplan.formula.blocks import allocated
-from vramplan.formula.loading import load_models
+from vramplan.formula.loading import LoadedModels, load_models
 from vramplan.formula.optimizer import state_sizes, step_temporary_bytes
 from vramplan.formula.setting import Setting
 from vramplan.formula.sharding import GATHERED_LAYERS, MASTER_AND_MOMENTS_BYTES, division, share
@@ -66,12 +66,17 @@ class Static:
         return self._weights_bytes[role.name]
 
     @cached_property
+    def loaded(self) -> LoadedModels:
+        """The models as loading leaves them in the allocator."""
+        return load_models(self.setting)
+
+    @cached_property
     def _weights_bytes(self) -> dict[str, int]:
         roles = self.setting.run.roles
         found = {role.name: allocated_total(self.weight_sizes(role)) for role in roles}
         if self.division.weights == 1:
             resting = [role for role in roles if not role.offloaded]
-            for role, rest_bytes in zip(resting, load_models(self.setting).rest_bytes, strict=True):
+            for role, rest_bytes in zip(resting, self.loaded.rest_bytes, strict=True):
                 tensors = sum(block_bytes(num_bytes) * count for num_bytes, count in self.weight_sizes(role))
                 found[role.name] = tensors + rest_bytes
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vramplan.catalog.dirs import profile_dirs
-from vramplan.formula.loading import load_everything, load_models
+from vramplan.formula.loading import load_models, with_adapters
 from vramplan.formula.setting import Setting
 from vramplan.formula.static import Static
 from vramplan.planner.answer import prepare
@@ -52,6 +52,6 @@ def test_blocks_keep_a_rest_where_weights_do_not_fill_their_segments() -> None:
 
 def test_whoever_loads_has_an_allocator_of_his_own() -> None:
     setting = setting_of(model="HuggingFaceTB/SmolLM2-360M", dtype="fp16", **LORA)
-    first = load_everything(setting, ())
+    first = with_adapters(load_models(setting), ())
     first.malloc(64 * MiB)
-    assert load_everything(setting, ()).allocated_bytes == first.allocated_bytes - 64 * MiB
+    assert with_adapters(load_models(setting), ()).allocated_bytes == first.allocated_bytes - 64 * MiB
