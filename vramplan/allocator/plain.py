@@ -1,25 +1,28 @@
-"""The large pool of one stream under the default settings, as nothing but free intervals: the same answers, sooner.
+"""The large pool of one stream under the default settings, and nothing else: the same answers, sooner.
 
-`CachingAllocator` keeps a chain of blocks, because expandable segments, several streams and snapshots need one. The
-replay of a run needs none of that and makes thousands of requests, so here the free intervals are two sorted lists and
-what is in use is known to whoever holds it. `tests/unit/allocator/test_plain.py` holds the two to the same bytes after
-every operation.
+`CachingAllocator` also knows expandable segments, several streams, limits and snapshots. The replay of a run needs none
+of that and makes thousands of requests, so here one loop does everything, over blocks that are plain lists.
+`tests/unit/allocator/test_plain.py` holds the two to the same bytes after every operation.
 """
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from vramplan.allocator.device import TOP_ADDRESS
-from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up, segment_bytes
-from vramplan.errors import UsageError
+from vramplan.allocator.sizes import SMALL_BYTES, segment_bytes
 
-Taken = tuple[int, int]
-"""(address, bytes) in use."""
+Block = list[Any]
+"""[address, bytes, the free block ahead of it or None, the block behind it in its segment or None, whether it is free].
+
+A list, because Python makes lists, and compares them by their first item, without running any code of ours."""
+Slots = list["Block | None"]
+"""What is in use, by the number that its user gave it."""
 Step = tuple[int, int]
-"""(block bytes, slot) takes; (0, slot) gives back; (-1 - group, n) gives back the n-th slot before the end of another
-group of slots."""
+"""(block bytes, slot) takes; (0, slot) gives back; (-1 - n, slot) gives back a slot of the n-th of other slots, counted
+from the last one, as a negative index does."""
 
 
 class PlainAllocator:
@@ -32,12 +35,10 @@ class PlainAllocator:
     """
 
     __slots__ = (
-        "_ends",
         "_free",
         "_lowest_address",
         "_segments",
         "_sizes",
-        "_starts",
         "allocated_bytes",
         "peak_allocated_bytes",
         "peak_reserved_bytes",
@@ -45,139 +46,142 @@ class PlainAllocator:
     )
 
     def __init__(self) -> None:
-        # The sizes of the free intervals, their addresses by size, and each one's size by where it starts and ends.
+        # The free blocks of each size, lowest address first, and those sizes in order. A size whose blocks are all in
+        # use stays until a search comes past it: most sizes are free again soon.
+        self._free: dict[int, list[Block]] = {}
         self._sizes: list[int] = []
-        self._free: dict[int, list[int]] = {}
-        self._starts: dict[int, int] = {}
-        self._ends: dict[int, int] = {}
         self._segments: dict[int, int] = {}
-        self._lowest_address = TOP_ADDRESS
+        self._lowest_address = 0
         self.allocated_bytes = self.peak_allocated_bytes = 0
         self.reserved_bytes = self.peak_reserved_bytes = 0
 
-    def copy(self) -> PlainAllocator:
-        """Another one in the same state."""
+    def copy(self, held: Iterable[Block] = ()) -> tuple[PlainAllocator, list[Block]]:
+        """Another one in the same state.
+
+        Args:
+            held: blocks in use that may be given back to the copy; no others of this allocator's may be.
+
+        Returns:
+            It, and its own blocks in place of those held.
+        """
         other = PlainAllocator()
-        other._sizes, other._free = self._sizes.copy(), {size: group.copy() for size, group in self._free.items()}
-        other._starts, other._ends = self._starts.copy(), self._ends.copy()
-        other._segments, other._lowest_address = self._segments.copy(), self._lowest_address
+        held = list(held)
+        groups = self._free.values()
+        own = {id(block): block.copy() for block in itertools.chain(held, *groups)}
+        for block in own.values():
+            # What is not copied is not given back either, and so never asks what lies beside it.
+            behind = block[3] = own.get(id(block[3]))
+            block[2] = None
+            if behind is not None and block[4]:
+                behind[2] = block
+        other._free = {size: [own[id(block)] for block in group] for size, group in self._free.items()}
+        other._sizes, other._segments = self._sizes.copy(), self._segments.copy()
+        other._lowest_address = self._lowest_address
         other.allocated_bytes, other.peak_allocated_bytes = self.allocated_bytes, self.peak_allocated_bytes
         other.reserved_bytes, other.peak_reserved_bytes = self.reserved_bytes, self.peak_reserved_bytes
-        return other
+        return other, [own[id(block)] for block in held]
 
-    def malloc(self, num_bytes: int) -> Taken:
-        """Asks for `num_bytes`.
-
-        Raises:
-            UsageError: the request is the small pool's.
-        """
-        if num_bytes <= SMALL_BYTES:
-            raise UsageError(f"{num_bytes} bytes are the small pool's", hint="CachingAllocator has both pools")
-        slots: list[Taken | None] = [None]
-        self.run(((round_up(num_bytes, MIN_BLOCK_BYTES), 0),), slots)
-        (taken,) = slots
-        assert taken is not None
-        return taken
-
-    def free(self, taken: Taken) -> None:
-        """Gives back what `malloc` returned."""
-        self.run(((0, 0),), [taken])
-
-    def run(self, steps: Iterable[Step], slots: list[Taken | None], base: int = 0, ends: Sequence[int] = ()) -> None:
-        """Takes and gives back in order, in one loop without calls: it is where a replay's time goes.
+    def run(self, steps: Iterable[Step], slots: Slots, others: Sequence[Slots] = ()) -> None:
+        """Takes and gives back in order, in one loop almost without calls: it is where a replay's time goes.
 
         Args:
             steps: what to do; block bytes are multiples of 512 above `SMALL_BYTES`.
             slots: what is in use, changed in place; giving back an empty slot does nothing.
-            base: where this group's slots begin.
-            ends: where the slots of each other group end, the last group first.
+            others: what else may be given back, the last first.
         """
-        sizes, free, starts, stops = self._sizes, self._free, self._starts, self._ends
+        sizes, free, get = self._sizes, self._free, self._free.get
+        find, put, larger, small = bisect_left, insort, self._larger, SMALL_BYTES
         allocated, peak = self.allocated_bytes, self.peak_allocated_bytes
-        find, put, get = bisect_left, insort, free.get
-        for size, place in steps:
+        for size, slot in steps:
             if size > 0:
-                index = find(sizes, size)
-                if index < len(sizes):
-                    have = sizes[index]
-                    group = free[have]
-                    address = group.pop(0)
-                    if not group:
-                        del sizes[index], free[have]
-                    del starts[address], stops[address + have]
+                group = get(size)
+                if group:
+                    block = group.pop(0)
+                    behind = block[3]
+                    if behind is not None:
+                        behind[2] = None
                 else:
-                    have, address = self._grow(size)
-                rest = have - size
-                if rest > SMALL_BYTES:  # else the block keeps it
-                    after = address + size
-                    starts[after] = stops[address + have] = rest
-                    same = get(rest)
-                    if same is None:
-                        free[rest] = [after]
-                        put(sizes, rest)
+                    block = larger(size)
+                    have, behind = block[1], block[3]
+                    rest = have - size
+                    if rest > small:
+                        block[1] = size
+                        part = block[3] = [block[0] + size, rest, None, behind, True]
+                        group = get(rest)
+                        if group is None:
+                            free[rest] = [part]
+                            put(sizes, rest)
+                        else:
+                            put(group, part)
                     else:
-                        put(same, after)
-                else:
-                    size = have
-                slots[base + place] = address, size
+                        size, part = have, None  # the block keeps the rest
+                    if behind is not None:
+                        behind[2] = part
+                block[4] = False
+                slots[slot] = block
                 allocated += size
                 if allocated > peak:
                     peak = allocated
                 continue
-            slot = ends[size] - place if size else base + place
-            taken = slots[slot]
-            if taken is None:
+            holder = others[size] if size else slots
+            block = holder[slot]
+            if block is None:
                 continue
-            slots[slot] = None
-            address, size = taken
+            holder[slot] = None
+            size = block[1]
             allocated -= size
-            end = address + size
-            if end in starts:
-                joined = starts.pop(end)
-                group = free[joined]
-                if len(group) == 1:
-                    del free[joined], sizes[find(sizes, joined)]
-                else:
-                    group.remove(end)
-                size += joined
-                end += joined
-            if address in stops:
-                joined = stops.pop(address)
-                address -= joined
-                group = free[joined]
-                if len(group) == 1:
-                    del free[joined], sizes[find(sizes, joined)]
-                else:
-                    group.remove(address)
-                size += joined
-            starts[address] = stops[end] = size
-            same = get(size)
-            if same is None:
-                free[size] = [address]
+            behind = block[3]
+            if behind is not None and behind[4]:
+                group = free[behind[1]]
+                del group[find(group, behind)]
+                size += behind[1]
+                behind = block[3] = behind[3]
+            ahead = block[2]
+            if ahead is not None:
+                group = free[ahead[1]]
+                del group[find(group, ahead)]
+                size += ahead[1]
+                ahead[3] = behind
+                block = ahead
+            block[1] = size
+            block[4] = True
+            if behind is not None:
+                behind[2] = block
+            group = get(size)
+            if group is None:
+                free[size] = [block]
                 put(sizes, size)
             else:
-                put(same, address)
+                put(group, block)
         self.allocated_bytes, self.peak_allocated_bytes = allocated, peak
 
     def empty_cache(self) -> None:
         """Gives every segment that is free as a whole back to the device."""
-        for address, size in list(self._segments.items()):
-            if self._starts.get(address) == size:
-                group = self._free[size]
-                group.remove(address)
-                if not group:
-                    self._sizes.remove(size)
-                    del self._free[size]
-                del self._starts[address], self._ends[address + size], self._segments[address]
+        for size, group in self._free.items():
+            for block in [block for block in group if self._segments.get(block[0]) == size]:
+                group.remove(block)
+                del self._segments[block[0]]
                 self.reserved_bytes -= size
 
-    def _grow(self, size: int) -> tuple[int, int]:
-        """A new segment's bytes and address."""
+    def close(self) -> None:
+        """Ends its use, but for copies: no block points back at another any more, so that all go without a search."""
+        for block in itertools.chain(*self._free.values()):
+            if block[3] is not None:
+                block[3][2] = None
+
+    def _larger(self, size: int) -> Block:
+        """The smallest free block of more than `size` bytes, the lowest of equal ones, or that of a new segment."""
+        sizes, free = self._sizes, self._free
+        index = bisect_left(sizes, size)
+        while index < len(sizes):
+            group = free[sizes[index]]
+            if group:
+                return group.pop(0)
+            del free[sizes[index]], sizes[index]
         have = segment_bytes(size)
-        # A gap, so that the neighbours of two segments are never taken for one interval.
-        address = self._lowest_address = self._lowest_address - have - MIN_BLOCK_BYTES
-        self._segments[address] = have
+        # cudaMalloc on Linux hands out falling addresses (vramplan/allocator/device.py).
+        self._lowest_address -= have
+        self._segments[self._lowest_address] = have
         self.reserved_bytes += have
-        if self.reserved_bytes > self.peak_reserved_bytes:
-            self.peak_reserved_bytes = self.reserved_bytes
-        return have, address
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
+        return [self._lowest_address, have, None, None, True]

@@ -75,9 +75,10 @@ def load_models(setting: Setting) -> LoadedModels:
 
 def with_adapters(models: LoadedModels, adapters: Sequence[tuple[int, int]]) -> PlainAllocator:
     """An allocator of one's own with the models and (bytes, count) of the adapters' matrices."""
-    timeline = Timeline(models.allocator.copy())
+    allocator, held = models.allocator.copy(block for old, _ in models.recast for block in old)
+    timeline, own = Timeline(allocator), iter(held)
     timeline.allocate(_layer_by_layer(adapters))
-    _replace(timeline, ((list(old), num_bytes) for old, num_bytes in models.recast))
+    _replace(timeline, [([next(own) for _ in old], num_bytes) for old, num_bytes in models.recast])
     return timeline.allocator
 
 
@@ -92,6 +93,7 @@ def _loaded(roles: tuple[Loading, ...]) -> LoadedModels:
         num_bytes, again = _load(timeline, role)
         rests.append(timeline.allocator.allocated_bytes - before - num_bytes)
         recast += again
+    timeline.allocator.close()
     return LoadedModels(allocator=timeline.allocator, rest_bytes=tuple(rests), recast=tuple(recast))
 
 

@@ -53,11 +53,10 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
     _note(timeline, result, "load")
     (workspace, threads), *_ = static.workspace_sizes
     timeline.allocate(((workspace, 1),))
-    if setting.run.training is None:
-        _run_cycle(timeline, setting, static, plans, passes, result, again=False)
-        return result
-    for cycle in range(CYCLES):
+    for cycle in range(1 if setting.run.training is None else CYCLES):
         gradients = _run_cycle(timeline, setting, static, plans, passes, result, again=cycle > 0)
+        if setting.run.training is None:
+            break
         timeline.begin_phase()
         if not cycle:
             timeline.allocate(((workspace, threads - 1),))
@@ -67,6 +66,7 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
         _note(timeline, result, "optimizer")
         timeline.free(kept)
         timeline.free(gradients)
+    timeline.allocator.close()
     return result
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vramplan.allocator.plain import PlainAllocator, Taken
+from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up
 
-Blocks = list[Taken]
+Blocks = list[Block]
 
 
 class Timeline:
@@ -26,12 +26,12 @@ class Timeline:
 
         Smaller ones live in a pool of 2 MiB segments of their own, which they fill: they hold no segment of this one.
         """
-        steps: list[tuple[int, int]] = []
+        steps: list[Step] = []
         for num_bytes, count in sizes:
             if num_bytes > SMALL_BYTES:
                 size, first = round_up(num_bytes, MIN_BLOCK_BYTES), len(steps)
                 steps += [(size, slot) for slot in range(first, first + count)]
-        slots: list[Taken | None] = [None] * len(steps)
+        slots: Slots = [None] * len(steps)
         self.allocator.run(steps, slots)
         return [taken for taken in slots if taken is not None]
 

@@ -9,7 +9,7 @@ missed. `tests/unit/formula/test_whole.py` holds the rest to what everything in 
 
 from __future__ import annotations
 
-from vramplan.allocator.plain import PlainAllocator, Step, Taken
+from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up
 from vramplan.formula.traced import BACKWARD, Traced
 
@@ -38,7 +38,7 @@ class WholePass:
         self._leaves = self._compile()
         self._is_lean = [sum(1 for size, _ in steps if size > 0) <= MOST_LASTING for steps in self._short]
 
-    def play(self, allocator: PlainAllocator, *, again: bool) -> list[Taken]:
+    def play(self, allocator: PlainAllocator, *, again: bool) -> list[Block]:
         """Play it into an allocator.
 
         Args:
@@ -51,44 +51,48 @@ class WholePass:
         traced = self._traced
         pieces, total = traced.pieces, len(traced.stands_for)
         leaves = any(self._leaves)  # gradients, layer by layer
-        most = max(self._counts)
-        # Empty slots in front: what a free names in a layer that is not there lies among them.
-        slots: list[Taken | None] = [None] * most
-        where: dict[tuple[str, int | None], int] = {}
-        ends = [most] * len(pieces)
+        held: dict[tuple[str, int | None], Slots] = {}
+        # What a free names in a layer that is not there is not there either.
+        nowhere: Slots = [None] * max(self._counts)
+        others = [nowhere] * len(pieces)
         for index, layer in traced.order:
-            piece, base = pieces[index], len(slots)
-            slots += [None] * self._counts[index]
-            where[piece.kind, layer] = len(slots)
+            piece = pieces[index]
+            held[piece.kind, layer] = slots = [None] * self._counts[index]
             steps = self._full[index]
             if piece.layer is None or layer is None:
-                steps = self._everywhere(steps, base, where)
+                allocator.run(*self._everywhere(steps, slots, held))
+                continue
+            for owner in self._owners[index]:
+                home = pieces[owner]
+                at = None if home.layer is None else layer + home.layer - piece.layer
+                others[-1 - owner] = held.get((home.kind, at), nowhere)
+            if piece.kind == BACKWARD:
+                shortens = again or not self._leaves[index]
             else:
-                for owner in self._owners[index]:
-                    home = pieces[owner]
-                    at = None if home.layer is None else layer + home.layer - piece.layer
-                    ends[-1 - owner] = where.get((home.kind, at), most)
-                if piece.kind == BACKWARD:
-                    shortens = again or not self._leaves[index]
-                else:
-                    shortens = again and not leaves and self._is_lean[index]
-                if shortens and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS:
-                    steps = self._short[index]
-            allocator.run(steps, slots, base, ends)
-        return [taken for taken in slots if taken is not None]
+                shortens = again and not leaves and self._is_lean[index]
+            if shortens and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS:
+                steps = self._short[index]
+            allocator.run(steps, slots, others)
+        return [block for slots in held.values() for block in slots if block is not None]
 
-    def _everywhere(self, steps: list[Step], base: int, where: dict[tuple[str, int | None], int]) -> list[Step]:
-        """The steps of what lies between layers: it frees what a traced layer left in every layer it stands for."""
+    def _everywhere(
+        self, steps: list[Step], slots: Slots, held: dict[tuple[str, int | None], Slots]
+    ) -> tuple[list[Step], Slots, list[Slots]]:
+        """What to run between layers: it frees what a traced layer left in every layer it stands for."""
         pieces, stands_for = self._traced.pieces, self._traced.stands_for
         out: list[Step] = []
+        others: list[Slots] = []
         for size, place in steps:
             if size >= 0:
                 out.append((size, place))
                 continue
             home = pieces[-1 - size]
             layers = [None] if home.layer is None else [at for at, one in enumerate(stands_for) if one == home.layer]
-            out += [(0, where[home.kind, at] - place - base) for at in layers if (home.kind, at) in where]
-        return out
+            for at in layers:
+                if (home.kind, at) in held:
+                    others.append(held[home.kind, at])
+                    out.append((-len(others), place))
+        return out, slots, others[::-1]
 
     def _compile(self) -> list[bool]:
         """For each piece its steps in full and without what lives and dies inside it.
@@ -118,7 +122,7 @@ class WholePass:
                         full.append((0, place))
                         passing.add(place)
                     else:
-                        full.append((-1 - owner, self._counts[owner] - place))
+                        full.append((-1 - owner, place - self._counts[owner]))  # from its end: layers differ
                         owners.add(owner)
                         lasting[owner] -= 1
             self._counts.append(count)
