@@ -90,7 +90,7 @@ class PlainAllocator:
             others: what else may be given back, the last first.
         """
         sizes, free, get = self._sizes, self._free, self._free.get
-        find, put, larger, small = bisect_left, insort, self._larger, SMALL_BYTES
+        find, put, small = bisect_left, insort, SMALL_BYTES
         allocated, peak = self.allocated_bytes, self.peak_allocated_bytes
         for size, slot in steps:
             if size > 0:
@@ -101,7 +101,13 @@ class PlainAllocator:
                     if behind is not None:
                         behind[2] = None
                 else:
-                    block = larger(size)
+                    index = find(sizes, size)
+                    try:
+                        while not (group := free[sizes[index]]):
+                            del free[sizes[index]], sizes[index]
+                        block = group.pop(0)
+                    except IndexError:
+                        block = self._segment(size)
                     have, behind = block[1], block[3]
                     rest = have - size
                     if rest > small:
@@ -124,10 +130,11 @@ class PlainAllocator:
                     peak = allocated
                 continue
             holder = others[size] if size else slots
-            block = holder[slot]
-            if block is None:
+            taken = holder[slot]
+            if taken is None:
                 continue
             holder[slot] = None
+            block = taken
             size = block[1]
             allocated -= size
             behind = block[3]
@@ -169,15 +176,8 @@ class PlainAllocator:
             if block[3] is not None:
                 block[3][2] = None
 
-    def _larger(self, size: int) -> Block:
-        """The smallest free block of more than `size` bytes, the lowest of equal ones, or that of a new segment."""
-        sizes, free = self._sizes, self._free
-        index = bisect_left(sizes, size)
-        while index < len(sizes):
-            group = free[sizes[index]]
-            if group:
-                return group.pop(0)
-            del free[sizes[index]], sizes[index]
+    def _segment(self, size: int) -> Block:
+        """The block of a new segment for `size` bytes, not yet in use."""
         have = segment_bytes(size)
         # cudaMalloc on Linux hands out falling addresses (vramplan/allocator/device.py).
         self._lowest_address -= have

@@ -57,8 +57,14 @@ def load_stack(named: Mapping[str, str], dirs: ProfileDirs) -> Stack:
     Raises:
         UsageError: a package has no profile, or a version cannot be read.
     """
+    return _stack(tuple(named.items()), dirs)
+
+
+@lru_cache(maxsize=64)
+def _stack(named: tuple[tuple[str, str], ...], dirs: ProfileDirs) -> Stack:
+    """Kept, because the runs of a sweep name the same versions: their stack is then one object."""
     packages = _packages(dirs)
-    given = {DISTRIBUTIONS.get(name, name): version for name, version in named.items()}
+    given = {DISTRIBUTIONS.get(name, name): version for name, version in named}
     for name in given:
         if name not in packages:
             raise UsageError(f"no versions are known of {name!r}", hint=suggestion(name, sorted(packages), "packages"))

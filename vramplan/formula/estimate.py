@@ -9,7 +9,8 @@ from vramplan.core.report import Basis, Component, Entry, Phase
 from vramplan.core.run import Method
 from vramplan.formula.kv_cache import kv_cache_bytes
 from vramplan.formula.outside import engine_entries, fragmentation_entry
-from vramplan.formula.phases import PhasePlan, plan_phases
+from vramplan.formula.phases import PhasePlan
+from vramplan.formula.replan import replan_phases
 from vramplan.formula.reserved import Reserved, reserve
 from vramplan.formula.segments import Amounts
 from vramplan.formula.setting import Setting
@@ -46,7 +47,7 @@ def _own_bytes(phase: Phase) -> int:
 def estimate(setting: Setting) -> Estimate:
     """Every phase of a run, with what is alive in it at its highest point."""
     static = Static(setting)
-    plans = plan_phases(setting)
+    plans = replan_phases(setting)
     reserved = reserve(setting, static, plans)
     phases = [_load_phase(setting, static, reserved)]
     phases += [_phase(setting, static, plan, reserved) for plan in plans]

@@ -64,7 +64,7 @@ class Trunk:
     Args:
         hidden: after the final norm.
         batch: rows and tokens.
-        marks: event counts: when the first layer began, and when each ended.
+        marks: counts of actions: when the first layer began, and when each ended.
         nodes: node counts at the same places.
         kept: what the training loop still refers to during the backward.
     """
@@ -160,7 +160,7 @@ def trunk(
     """
     hidden, _kept = embed(tape, model, modules, batch, input_needs_grad=input_needs_grad)
     inputs = layer_inputs(tape, model, batch, modules.embed(model).dtype)
-    marks, nodes = [len(tape.events)], [tape.num_nodes]
+    marks, nodes = [len(tape.actions)], [tape.num_nodes]
     outputs: tuple[Tensor, Tensor | None] = (hidden, None)
     for index, layer in enumerate(layers):
         block = _bound(tape, layer, batch, inputs[kind_of(layer.shape.attention)], caches[index] if caches else [])
@@ -171,7 +171,7 @@ def trunk(
         else:
             outputs = block(hidden)
         hidden = outputs[0]
-        marks.append(len(tape.events))
+        marks.append(len(tape.actions))
         nodes.append(tape.num_nodes)
     hidden = final_norm(tape, hidden, model, modules.head(model))
     return Trunk(hidden=hidden, batch=batch, marks=marks, nodes=nodes)

@@ -180,7 +180,7 @@ def backward(tape: Tape, root: Tensor, *, boundaries: Sequence[int] = ()) -> lis
         boundaries: node counts, descending: where one block's nodes end and the one before it begins.
 
     Returns:
-        For each boundary the number of events when the nodes above it had run.
+        For each boundary the number of actions when the nodes above it had run.
     """
     node = root.node
     assert node is not None, "the loss needs a gradient"
@@ -202,9 +202,9 @@ def run_graph(tape: Tape, buffers: dict[Node, Tensor], *, boundaries: Sequence[i
         while ready:
             node = heapq.heappop(ready)[1]
             while len(marks) < len(boundaries) and node.order < boundaries[len(marks)]:
-                marks.append(len(tape.events))
+                marks.append(len(tape.actions))
             _run(tape, node, buffers, ready)
-    marks += [len(tape.events)] * (len(boundaries) - len(marks))
+    marks += [len(tape.actions)] * (len(boundaries) - len(marks))
     return marks
 
 

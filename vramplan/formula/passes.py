@@ -8,13 +8,14 @@ from vramplan.core.model import ModelShape
 from vramplan.dtypes import DType
 from vramplan.formula.batch import Batch
 from vramplan.formula.code import code_of
-from vramplan.formula.forward import Trunk, sample, trunk
+from vramplan.formula.forward import Sampled, Trunk, sample, trunk
 from vramplan.formula.graph import backward
 from vramplan.formula.kv_cache import cache_elements
+from vramplan.formula.layout import Layout, Piece, pieces_of
 from vramplan.formula.modules import Modules
 from vramplan.formula.recompute import Checkpoint
 from vramplan.formula.tape import Tape, Tensor
-from vramplan.formula.traced import Traced, pieces_of
+from vramplan.formula.traced import Traced
 
 Head = Callable[[Tape, Trunk], Tensor]
 """Makes the loss (or the answer) from the trunk; what it adds to `kept` outlives it."""
@@ -60,12 +61,7 @@ def trace_step(
     step.hidden = loss
     backward_marks = backward(tape, loss, boundaries=nodes[::-1])
     del step, loss, inputs
-    return Traced(
-        events=tuple(tape.events),
-        owners=tape.owners,
-        pieces=pieces_of(tape, forward_marks, backward_marks),
-        stands_for=tuple(sampled.stands_for),
-    )
+    return _traced(tape, pieces_of(tape, forward_marks, backward_marks), sampled)
 
 
 def trace_forward(model: ModelShape, modules: Modules, batch: Batch, head: Head, *, autocast: DType | None) -> Traced:
@@ -81,16 +77,21 @@ def trace_forward(model: ModelShape, modules: Modules, batch: Batch, head: Head,
             with tape.owner("kv_cache"):
                 numels = cache_elements(layer.attention, batch, code_of(model.model_type)) if batch.past_tokens else ()
                 caches.append([tape.empty(numel, modules.load.dtype) for numel in numels])
-            cache_marks.append(len(tape.events))
+            cache_marks.append(len(tape.actions))
     inputs = [tape.empty(batch.num_tokens, DType.INT64) for _ in INPUTS[:2]]
     with tape.no_grad(), tape.autocasting(autocast):
         step = trunk(tape, model, modules, batch, layers, checkpoint=None, input_needs_grad=False, caches=caches)
         step.hidden = head(tape, step)
     marks = step.marks
     del step, inputs, caches
-    return Traced(
-        events=tuple(tape.events),
-        owners=tape.owners,
-        pieces=pieces_of(tape, marks, (), cache_marks=cache_marks),
+    return _traced(tape, pieces_of(tape, marks, (), cache_marks=cache_marks), sampled)
+
+
+def _traced(tape: Tape, pieces: tuple[Piece, ...], sampled: Sampled) -> Traced:
+    layout = Layout(
+        actions=tuple(tape.actions),
+        owners=tuple(tape.owners),
+        pieces=pieces,
         stands_for=tuple(sampled.stands_for),
     )
+    return Traced(layout=layout, sizes=tuple(tape.sizes))

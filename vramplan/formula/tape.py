@@ -5,13 +5,12 @@ op runs, freed when nothing refers to it; a node keeps what its derivative needs
 tensor are summed in place where autograd may. CPython frees a tensor when its last reference goes, as it does in
 PyTorch, so the blocks here are written in the order and with the variable lifetimes of the modules they stand for.
 
-The tape itself is the flat list of ints that `vramplan.allocator.replay` takes: `+n` asks for n bytes and gets the next
-serial number, `-(k + 1)` frees serial k.
+What happens is a flat list of ints: k asks for the bytes of serial k, and `-1 - k` gives them back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,18 +25,30 @@ class Tape:
     """Everything that has been allocated so far, and the modes that decide what the next op does.
 
     Attributes:
-        events: requests and frees, in order.
+        actions: requests and frees, in order.
+        sizes: the bytes of each serial.
         owners: the component of each serial.
         grad_enabled: whether ops record nodes.
         autocast: the dtype that matrix multiplications run in, or None.
         component: who owns what is allocated next.
     """
 
-    __slots__ = ("autocast", "cast_cache", "component", "events", "frame", "grad_enabled", "num_nodes", "owners")
+    __slots__ = (
+        "actions",
+        "autocast",
+        "cast_cache",
+        "component",
+        "frame",
+        "grad_enabled",
+        "num_nodes",
+        "owners",
+        "sizes",
+    )
 
     def __init__(self) -> None:
         """Start with nothing allocated, gradients on, autocast off."""
-        self.events: list[int] = []
+        self.actions: list[int] = []
+        self.sizes: list[int] = []
         self.owners: list[str] = []
         self.grad_enabled = True
         self.autocast: DType | None = None
@@ -45,6 +56,11 @@ class Tape:
         self.component = "activations"
         self.frame: Frame | None = None
         self.num_nodes = 0
+
+    @property
+    def events(self) -> list[int]:
+        """The same as `vramplan.allocator.replay` takes it: n asks for n bytes, `-1 - k` gives serial k back."""
+        return events_of(self.actions, self.sizes)
 
     def empty(self, numel: int, dtype: DType) -> Tensor:
         """A new tensor of its own storage."""
@@ -84,6 +100,11 @@ class Tape:
                 self.cast_cache.clear()
 
 
+def events_of(actions: Iterable[int], sizes: Sequence[int]) -> list[int]:
+    """Actions with bytes in place of serials."""
+    return [sizes[action] if action >= 0 else action for action in actions]
+
+
 class Storage:
     """One block of device memory, freed with its last reference."""
 
@@ -94,15 +115,16 @@ class Storage:
         self.tape = tape
         self.num_bytes = num_bytes
         if num_bytes:
-            self.serial = len(tape.owners)
+            self.serial = serial = len(tape.owners)
             tape.owners.append(tape.component)
-            tape.events.append(num_bytes)
+            tape.sizes.append(num_bytes)
+            tape.actions.append(serial)
         else:
             self.serial = -1
 
     def __del__(self) -> None:
         if self.serial >= 0:
-            self.tape.events.append(-1 - self.serial)
+            self.tape.actions.append(-1 - self.serial)
 
 
 class Tensor:

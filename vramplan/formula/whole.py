@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up
-from vramplan.formula.traced import BACKWARD, Traced
+from vramplan.formula.layout import BACKWARD
+from vramplan.formula.traced import Traced
 
 WHOLE_LAYERS = 2
 """Layers at each end that are played in full where the rest is shortened."""
@@ -26,17 +27,21 @@ class WholePass:
         traced: the pass.
     """
 
-    __slots__ = ("_counts", "_full", "_is_lean", "_leaves", "_owners", "_short", "_traced")
+    __slots__ = ("_full", "_is_lean", "_layout", "_most", "_scripts", "_short")
 
     def __init__(self, traced: Traced) -> None:
         """See the class."""
-        self._traced = traced
-        self._counts: list[int] = []
-        self._full: list[list[Step]] = []
-        self._short: list[list[Step]] = []
-        self._owners: list[list[int]] = []
-        self._leaves = self._compile()
-        self._is_lean = [sum(1 for size, _ in steps if size > 0) <= MOST_LASTING for steps in self._short]
+        self._layout = traced.layout
+        # Requests of the small pool are left out (`Timeline.allocate`).
+        self._scripts = scripts = traced.layout.scripts(tuple([size > SMALL_BYTES for size in traced.sizes]))
+        steps = [round_up(size, MIN_BLOCK_BYTES) for size in traced.sizes]
+        steps += [-piece for piece in range(len(scripts) + 1)]
+        self._full, self._short = (
+            [[(steps[what], slot) for what, slot in part] for part in parts]
+            for parts in ([script.full for script in scripts], [script.short for script in scripts])
+        )
+        self._is_lean = [sum(size > 0 for size, _ in short) <= MOST_LASTING for short in self._short]
+        self._most = max(script.count for script in scripts)
 
     def play(self, allocator: PlainAllocator, *, again: bool) -> list[Block]:
         """Play it into an allocator.
@@ -48,26 +53,27 @@ class WholePass:
         Returns:
             What is held when it ends.
         """
-        traced = self._traced
-        pieces, total = traced.pieces, len(traced.stands_for)
-        leaves = any(self._leaves)  # gradients, layer by layer
+        layout, scripts = self._layout, self._scripts
+        pieces, total = layout.pieces, len(layout.stands_for)
+        leaves = any(script.leaves for script in scripts)  # gradients, layer by layer
         held: dict[tuple[str, int | None], Slots] = {}
         # What a free names in a layer that is not there is not there either.
-        nowhere: Slots = [None] * max(self._counts)
+        nowhere: Slots = [None] * self._most
         others = [nowhere] * len(pieces)
-        for index, layer in traced.order:
-            piece = pieces[index]
-            held[piece.kind, layer] = slots = [None] * self._counts[index]
+        for index, layer in layout.order:
+            piece, script = pieces[index], scripts[index]
+            slots: Slots = [None] * script.count
+            held[piece.kind, layer] = slots
             steps = self._full[index]
             if piece.layer is None or layer is None:
                 allocator.run(*self._everywhere(steps, slots, held))
                 continue
-            for owner in self._owners[index]:
+            for owner in script.owners:
                 home = pieces[owner]
                 at = None if home.layer is None else layer + home.layer - piece.layer
                 others[-1 - owner] = held.get((home.kind, at), nowhere)
             if piece.kind == BACKWARD:
-                shortens = again or not self._leaves[index]
+                shortens = again or not script.leaves
             else:
                 shortens = again and not leaves and self._is_lean[index]
             if shortens and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS:
@@ -79,7 +85,7 @@ class WholePass:
         self, steps: list[Step], slots: Slots, held: dict[tuple[str, int | None], Slots]
     ) -> tuple[list[Step], Slots, list[Slots]]:
         """What to run between layers: it frees what a traced layer left in every layer it stands for."""
-        pieces, stands_for = self._traced.pieces, self._traced.stands_for
+        pieces, stands_for = self._layout.pieces, self._layout.stands_for
         out: list[Step] = []
         others: list[Slots] = []
         for size, place in steps:
@@ -93,41 +99,3 @@ class WholePass:
                     others.append(held[home.kind, at])
                     out.append((-len(others), place))
         return out, slots, others[::-1]
-
-    def _compile(self) -> list[bool]:
-        """For each piece its steps in full and without what lives and dies inside it.
-
-        Requests of the small pool are left out (`Timeline.allocate`).
-
-        Returns:
-            Whether something of the piece outlives the pass.
-        """
-        homes: list[tuple[int, int] | None] = []
-        lasting: list[int] = []
-        for index, piece in enumerate(self._traced.pieces):
-            full: list[Step] = []
-            passing: set[int] = set()
-            owners: set[int] = set()
-            count = 0
-            for event in self._traced.events[piece.start : piece.end]:
-                if event > SMALL_BYTES:
-                    homes.append((index, count))
-                    full.append((round_up(event, MIN_BLOCK_BYTES), count))
-                    count += 1
-                elif event > 0:
-                    homes.append(None)
-                elif (home := homes[-1 - event]) is not None:
-                    owner, place = home
-                    if owner == index:
-                        full.append((0, place))
-                        passing.add(place)
-                    else:
-                        full.append((-1 - owner, place - self._counts[owner]))  # from its end: layers differ
-                        owners.add(owner)
-                        lasting[owner] -= 1
-            self._counts.append(count)
-            self._full.append(full)
-            self._short.append([step for step in full if step[0] < 0 or step[1] not in passing])
-            self._owners.append(list(owners))
-            lasting.append(count - len(passing))
-        return [num > 0 for num in lasting]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import gc
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vramplan.allocator import CachingAllocator
-from vramplan.allocator.blocks import Block
-from vramplan.allocator.plain import PlainAllocator, Step, Taken
+from vramplan.allocator.blocks import Block as WholeBlock
+from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up
-from vramplan.errors import UsageError
 from vramplan.units import MiB
 
 # Few sizes, so that free blocks of one size compete and the lowest address has to win; on both sides of every rule.
@@ -21,6 +22,18 @@ SIZES = st.one_of(
     st.integers(min_value=SMALL_BYTES + 1, max_value=96 * MiB),
 )
 ACTIONS = st.lists(st.one_of(SIZES, st.just("free"), st.just("free"), st.just("empty_cache")), max_size=120)
+
+
+def malloc(allocator: PlainAllocator, num_bytes: int) -> Block:
+    slots: Slots = [None]
+    allocator.run([(round_up(num_bytes, MIN_BLOCK_BYTES), 0)], slots)
+    (block,) = slots
+    assert block is not None
+    return block
+
+
+def free(allocator: PlainAllocator, block: Block) -> None:
+    allocator.run([(0, 0)], [block])
 
 
 def figures(allocator: CachingAllocator | PlainAllocator) -> tuple[int, int, int, int]:
@@ -35,7 +48,7 @@ def figures(allocator: CachingAllocator | PlainAllocator) -> tuple[int, int, int
 @given(actions=ACTIONS, choice=st.randoms(use_true_random=False))
 def test_the_same_bytes_after_every_operation(actions, choice):
     whole, plain = CachingAllocator(), PlainAllocator()
-    held: list[tuple[Block, Taken]] = []
+    held: list[tuple[WholeBlock, Block]] = []
     for action in actions:
         if action == "empty_cache":
             whole.empty_cache()
@@ -44,9 +57,9 @@ def test_the_same_bytes_after_every_operation(actions, choice):
             if held:
                 block, taken = held.pop(choice.randrange(len(held)))
                 whole.free(block)
-                plain.free(taken)
+                free(plain, taken)
         else:
-            held.append((whole.malloc(action), plain.malloc(action)))
+            held.append((whole.malloc(action), malloc(plain, action)))
             assert held[-1][0].size == held[-1][1][1]
         assert figures(plain) == figures(whole)
 
@@ -61,25 +74,27 @@ def test_many_steps_at_once_are_the_steps_one_by_one(sizes, choice):
         if choice.random() < 0.6:
             steps.append((0, held.pop(choice.randrange(len(held)))))
     together, apart = PlainAllocator(), PlainAllocator()
-    slots: list[Taken | None] = [None] * (len(sizes) + 1)
-    together.run(steps, slots, 1)
-    taken: dict[int, Taken] = {}
+    slots: Slots = [None] * len(sizes)
+    together.run(steps, slots)
+    taken: dict[int, Block] = {}
     for size, slot in steps:
         if size:
-            taken[slot] = apart.malloc(size)
+            taken[slot] = malloc(apart, size)
         else:
-            apart.free(taken.pop(slot))
+            free(apart, taken.pop(slot))
     assert figures(together) == figures(apart)
-    assert slots[0] is None
-    assert {slot: one for slot, one in enumerate(slots[1:]) if one is not None} == taken
+    assert {slot: block[:2] for slot, block in enumerate(slots) if block is not None} == {
+        slot: block[:2] for slot, block in taken.items()
+    }
 
 
-def test_a_free_may_name_another_group_from_its_end():
+def test_a_free_may_name_the_slots_of_others_from_their_end():
     allocator = PlainAllocator()
-    slots: list[Taken | None] = [None] * 3
-    allocator.run([(2 * MiB, 0), (4 * MiB, 1)], slots)
-    allocator.run([(6 * MiB, 0), (-1, 1)], slots, 2, [2])  # group 0 ends at slot 2: its last one
-    assert [one is not None for one in slots] == [True, False, True]
+    first: Slots = [None, None]
+    second: Slots = [None]
+    allocator.run([(2 * MiB, 0), (4 * MiB, 1)], first)
+    allocator.run([(6 * MiB, 0), (-1, -1)], second, [[None], first])
+    assert [block is not None for block in (*first, *second)] == [True, False, True]
     assert allocator.allocated_bytes == 8 * MiB
 
 
@@ -91,15 +106,54 @@ def test_an_empty_slot_is_given_back_without_effect():
 
 def test_a_copy_goes_its_own_way():
     allocator = PlainAllocator()
-    taken = allocator.malloc(30 * MiB)
-    other = allocator.copy()
+    taken = malloc(allocator, 30 * MiB)
+    other, (own,) = allocator.copy([taken])
     assert figures(other) == figures(allocator)
-    other.free(taken)
-    other.malloc(50 * MiB)
+    free(other, own)
+    malloc(other, 50 * MiB)
     assert figures(allocator) == (30 * MiB,) * 4
     assert other.reserved_bytes == 80 * MiB
 
 
-def test_the_small_pool_is_refused():
-    with pytest.raises(UsageError):
-        PlainAllocator().malloc(SMALL_BYTES)
+@given(actions=ACTIONS, choice=st.randoms(use_true_random=False), closes=st.booleans())
+def test_a_copy_does_what_its_original_would(actions, choice, closes):
+    """Half of what is in use may be given back to the copy; whether the original was closed makes no difference."""
+    original = PlainAllocator()
+    held: list[Block] = []
+    half = len(actions) // 2
+    play(original, actions[:half], held, choice)
+    mine = held[: len(held) // 2]
+    if closes:
+        seen = [figures(original)]
+        original.close()
+        assert [figures(original)] == seen
+    copy, copies = original.copy(mine)
+    if closes:
+        original, mine = original.copy(mine)
+    state = choice.getstate()
+    play(copy, actions[half:], copies, choice)
+    choice.setstate(state)
+    play(original, actions[half:], mine, choice)
+    assert figures(copy) == figures(original)
+    assert [block[:2] for block in copies] == [block[:2] for block in mine]
+
+
+def play(allocator: PlainAllocator, actions: list[object], held: list[Block], choice: random.Random) -> None:
+    for action in actions:
+        if action == "empty_cache":
+            allocator.empty_cache()
+        elif isinstance(action, int):
+            held.append(malloc(allocator, action))
+        elif held:
+            free(allocator, held.pop(choice.randrange(len(held))))
+
+
+def test_nothing_is_left_for_the_collector_once_it_is_closed():
+    gc.collect()
+    allocator = PlainAllocator()
+    slots: Slots = [None] * 40
+    allocator.run([(30 * MiB, slot) for slot in range(20)] + [(0, slot) for slot in range(0, 20, 2)], slots)
+    allocator.run([(3 * MiB, slot) for slot in range(20, 40)] + [(0, slot) for slot in range(20, 40, 3)], slots)
+    allocator.close()
+    del allocator, slots
+    assert gc.collect() == 0

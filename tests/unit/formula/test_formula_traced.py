@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import agreement
 import pytest
@@ -16,8 +17,8 @@ from vramplan.core.run import Method, Tuning
 from vramplan.formula import passes
 from vramplan.formula.blocks import allocated
 from vramplan.formula.forward import Sampled
+from vramplan.formula.layout import Layout, Piece
 from vramplan.formula.phases import plan_phases
-from vramplan.formula.segments import measure, start_level
 from vramplan.formula.traced import Traced
 
 DEPTHS = {"llama": 7, "gemma3_text": 9, "deepseek_v3": 6, "gpt_oss": 6, "gpt2": 5, "falcon-7b": 5, "qwen2": 5}
@@ -74,7 +75,7 @@ def peak_of(events: list[int]) -> int:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model}-{case.label}".replace(" ", "-"))
 def test_sampled_layers_unroll_to_the_whole_model(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     for sampled, whole in traces(case, monkeypatch):
-        assert len(whole.pieces) > len(sampled.pieces)
+        assert len(whole.layout.pieces) > len(sampled.layout.pieces)
         unrolled, direct = sampled.unrolled(), list(whole.events)
         assert Counter(event for event in unrolled if event > 0) == Counter(event for event in direct if event > 0)
         assert len(unrolled) == len(direct)
@@ -90,7 +91,7 @@ def test_composed_segments_reach_what_the_whole_model_reaches(case: Case, monkey
         level = sampled.level({})
         assert level.peak_bytes == peak_of(list(whole.events))
         assert sum(level.peak.values()) == level.peak_bytes
-        assert sum(level.now.values()) == level.now_bytes
+        assert level.now_bytes == sampled.level({"weights": 1000}).now_bytes - 1000
 
 
 EXPERTS = ("gate_proj", "up_proj", "down_proj")
@@ -123,17 +124,30 @@ def test_every_free_of_an_unrolled_trace_frees_what_is_alive() -> None:
                     alive.remove(-1 - event)
 
 
-def test_segments_cut_anywhere_compose_to_the_direct_measure() -> None:
+def test_pieces_cut_anywhere_compose_to_the_whole() -> None:
     (plan,) = plan_phases(setting_of(Case(model="llama", checkpoints=True)))
     traced = plan.passes[0]
-    (direct,) = measure(traced.events, traced.owners, [len(traced.events)])
+
+    def cut_at(marks: list[int]) -> Traced:
+        pieces = tuple(
+            Piece(kind=f"cut {start}", layer=None, start=start, end=end) for start, end in pairwise([0, *marks])
+        )
+        layout = traced.layout
+        return Traced(
+            layout=Layout(actions=layout.actions, owners=layout.owners, pieces=pieces, stands_for=()),
+            sizes=traced.sizes,
+        )
+
+    count = len(traced.layout.actions)
+    direct = cut_at([count]).level({})
+    assert direct.peak_bytes == peak_of(traced.events)
     for step in (1, 7, 100, 1000):
-        marks = [*range(step, len(traced.events), step), len(traced.events)]
-        level = start_level({})
-        for segment in measure(traced.events, traced.owners, marks):
-            level.run(segment)
+        level = cut_at([*range(step, count, step), count]).level({})
         assert level.peak_bytes == direct.peak_bytes
-        assert level.now_bytes == direct.net_bytes
+        assert {owner: num_bytes for owner, num_bytes in level.peak.items() if num_bytes} == {
+            owner: num_bytes for owner, num_bytes in direct.peak.items() if num_bytes
+        }
+        assert level.now_bytes == direct.now_bytes
 
 
 def test_what_is_resident_raises_a_level_and_nothing_else() -> None:

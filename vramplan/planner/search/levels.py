@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def peak_bytes(traced: Traced, num_settings: int) -> Values:
     nets, highs = _segments(traced, num_settings)
     now: Values = np.zeros(num_settings, dtype=np.int64)
     peak: Values = np.zeros(num_settings, dtype=np.int64)
-    for piece, times in traced.runs:
+    for piece, times in traced.layout.runs:
         net, high = nets[piece], highs[piece]
         # Each repetition starts `net` higher (or lower) than the one before.
         np.maximum(peak, now + high + (times - 1) * np.maximum(net, 0), out=peak)
@@ -43,21 +44,13 @@ def allocated(num_bytes: Values) -> Values:
 def _segments(traced: Traced, num_settings: int) -> tuple[list[Values], list[Values]]:
     """For each piece what stays of it, and how high it got above its start."""
     blocks = _blocks(traced, num_settings)
-    homes: list[int] = []
     nets: list[Values] = []
     highs: list[Values] = []
-    repeats = traced.repeats
-    for index, piece in enumerate(traced.pieces):
-        changes: Values = np.zeros((piece.end - piece.start + 1, num_settings), dtype=np.int64)
-        for place, event in enumerate(traced.events[piece.start : piece.end], start=1):
-            if _is_request(event):
-                changes[place] = blocks[len(homes)]
-                homes.append(index)
-            else:
-                serial = -1 - event
-                times = repeats[homes[serial]][index]
-                changes[place] = -blocks[serial] if times == 1 else -times * blocks[serial]
-        levels = np.cumsum(changes, axis=0, out=changes)
+    for changes in traced.layout.changes:
+        course: Values = np.zeros((len(changes) + 1, num_settings), dtype=np.int64)
+        for place, (serial, times) in enumerate(changes, start=1):
+            course[place] = blocks[serial] if times == 1 else times * blocks[serial]
+        levels = np.cumsum(course, axis=0, out=course)
         nets.append(levels[-1].copy())
         highs.append(levels.max(axis=0))
     return nets, highs
@@ -65,13 +58,8 @@ def _segments(traced: Traced, num_settings: int) -> tuple[list[Values], list[Val
 
 def _blocks(traced: Traced, num_settings: int) -> Values:
     """Bytes of the block of each serial: serials × settings."""
-    requests: list[Any] = [event for event in traced.events if _is_request(event)]
-    sizes: Values = np.empty((len(requests), num_settings), dtype=np.int64)
-    for serial, request in enumerate(requests):
-        sizes[serial] = request.values if is_grid(request) else request
+    sizes: Values = np.empty((len(traced.sizes), num_settings), dtype=np.int64)
+    requests: Sequence[Any] = traced.sizes
+    for serial, size in enumerate(requests):
+        sizes[serial] = size.values if is_grid(size) else size
     return allocated(sizes)
-
-
-def _is_request(event: Any) -> bool:
-    """Whether it asks for bytes; what frees is an int below 0."""
-    return is_grid(event) or event > 0

@@ -1,0 +1,236 @@
+"""The order of a traced pass, sizes left out: what is asked for and given back, cut at the borders of layers.
+
+The traced layers stand for every layer of the model. Passes that differ in their sizes only share one layout, and what
+follows from it is worked out once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+from vramplan.formula.tape import Tape
+
+CACHE, FORWARD, BACKWARD = "cache", "forward", "backward"
+
+Change = tuple[int, int]
+"""(serial, how many tensors of the whole model that stands for): more than 0 are asked for, less are given back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A stretch of the tape: one traced layer's forward or backward, or what lies between.
+
+    Args:
+        kind: `cache`, `before`, `forward`, `head`, `backward`, `after`.
+        layer: the traced layer, or None.
+        start, end: counts of actions.
+    """
+
+    kind: str
+    layer: int | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """The large tensors of one piece, as the allocator is to be told of them.
+
+    Args:
+        count: how many it asks for.
+        full: (what, slot) in order; what is a serial that is asked for, or, from the number of serials on, 0 for a slot
+            of its own that is given back, 1 + n for one of piece n, named from the end because layers differ in front.
+        short: the same without what lives and dies inside it.
+        owners: the other pieces of which it gives something back.
+        leaves: whether something of it outlives the pass.
+    """
+
+    count: int
+    full: tuple[tuple[int, int], ...]
+    short: tuple[tuple[int, int], ...]
+    owners: tuple[int, ...]
+    leaves: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layout:
+    """The order of one pass.
+
+    Args:
+        actions: of the traced layers, as on a Tape.
+        owners: the component of each serial.
+        pieces: how the actions are cut, in order.
+        stands_for: for each layer of the model the traced layer that stands for it.
+    """
+
+    actions: tuple[int, ...]
+    owners: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+    stands_for: tuple[int, ...]
+    _scripts: dict[tuple[bool, ...], tuple[Script, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def homes(self) -> list[int]:
+        """The piece in which each serial is asked for."""
+        return [
+            index
+            for index, piece in enumerate(self.pieces)
+            for one in self.actions[piece.start : piece.end]
+            if one >= 0
+        ]
+
+    @cached_property
+    def repeats(self) -> list[list[int]]:
+        """[piece that asked][piece that gives back]: how many tensors of the whole model the latter stands for.
+
+        What lies between layers frees what a traced layer left for every layer that it stands for.
+        """
+        counts = [0] * len(self.stands_for)
+        for traced in self.stands_for:
+            counts[traced] += 1
+        return [
+            [counts[home.layer] if home.layer is not None and piece.layer is None else 1 for piece in self.pieces]
+            for home in self.pieces
+        ]
+
+    @cached_property
+    def changes(self) -> list[list[Change]]:
+        """What each piece does to the bytes in use, in order."""
+        homes, repeats = self.homes, self.repeats
+        return [
+            [(one, 1) if one >= 0 else (-1 - one, -repeats[homes[-1 - one]][index]) for one in actions]
+            for index, actions in enumerate(self.actions[piece.start : piece.end] for piece in self.pieces)
+        ]
+
+    @cached_property
+    def nets(self) -> list[tuple[tuple[str, ...], list[Change]]]:
+        """For each piece the components that it touches, in order, and its changes without what cancels out."""
+        found = []
+        for changes in self.changes:
+            net: dict[int, int] = {}
+            for serial, times in changes:
+                net[serial] = net.get(serial, 0) + times
+            touched = tuple(dict.fromkeys(self.owners[serial] for serial in net))
+            found.append((touched, [(serial, times) for serial, times in net.items() if times]))
+        return found
+
+    @cached_property
+    def order(self) -> tuple[tuple[int, int | None], ...]:
+        """(piece, layer of the model) in the order the whole model runs them."""
+        by_layer = {(piece.kind, piece.layer): index for index, piece in enumerate(self.pieces)}
+        order: list[tuple[int, int | None]] = []
+        total = len(self.stands_for)
+        done: set[str] = set()
+        for index, piece in enumerate(self.pieces):
+            if piece.layer is None:
+                order.append((index, None))
+            elif piece.kind not in done:
+                done.add(piece.kind)
+                layers = range(total - 1, -1, -1) if piece.kind == BACKWARD else range(total)
+                order += [(by_layer[piece.kind, self.stands_for[layer]], layer) for layer in layers]
+        return tuple(order)
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """(piece, how often it follows itself) in the order the whole model runs them."""
+        runs: list[tuple[int, int]] = []
+        for piece, _ in self.order:
+            if runs and runs[-1][0] == piece:
+                runs[-1] = (piece, runs[-1][1] + 1)
+            else:
+                runs.append((piece, 1))
+        return tuple(runs)
+
+    def scripts(self, large: tuple[bool, ...]) -> tuple[Script, ...]:
+        """Each piece's script.
+
+        Args:
+            large: for each serial whether the large pool has it.
+        """
+        found = self._scripts.get(large)
+        if found is None:
+            found = self._scripts[large] = tuple(_scripts(self, large))
+        return found
+
+
+def pieces_of(
+    tape: Tape, forward_marks: Sequence[int], backward_marks: Sequence[int], *, cache_marks: Sequence[int] = (0,)
+) -> tuple[Piece, ...]:
+    """Cut a tape.
+
+    Args:
+        tape: after the pass.
+        cache_marks: where each layer's cache, which was there before the pass, ends.
+        forward_marks: where the first layer's forward began and each one ended.
+        backward_marks: where the backward reached the last layer and where each layer's ended, last layer first; empty
+            where there was none.
+    """
+    count = len(forward_marks) - 1
+    pieces = [
+        Piece(kind=CACHE, layer=layer, start=start, end=end) for layer, (start, end) in enumerate(pairwise(cache_marks))
+    ]
+    pieces.append(Piece(kind="before", layer=None, start=cache_marks[-1], end=forward_marks[0]))
+    pieces += [
+        Piece(kind=FORWARD, layer=layer, start=start, end=end)
+        for layer, (start, end) in enumerate(pairwise(forward_marks))
+    ]
+    position = forward_marks[-1]
+    if backward_marks:
+        pieces.append(Piece(kind="head", layer=None, start=position, end=backward_marks[0]))
+        pieces += [
+            Piece(kind=BACKWARD, layer=count - 1 - step, start=start, end=end)
+            for step, (start, end) in enumerate(pairwise(backward_marks))
+        ]
+        position = backward_marks[-1]
+    pieces.append(Piece(kind="after", layer=None, start=position, end=len(tape.actions)))
+    return tuple(pieces)
+
+
+def _scripts(layout: Layout, large: tuple[bool, ...]) -> list[Script]:
+    num_serials = len(large)
+    places: list[int] = [0] * num_serials
+    counts: list[int] = []
+    full: list[list[tuple[int, int]]] = []
+    passing: list[set[int]] = []
+    owners: list[dict[int, None]] = []
+    lasting: list[int] = []
+    for index, piece in enumerate(layout.pieces):
+        steps: list[tuple[int, int]] = []
+        gone: set[int] = set()
+        others: dict[int, None] = {}
+        count = 0
+        for action in layout.actions[piece.start : piece.end]:
+            serial = action if action >= 0 else -1 - action
+            if not large[serial]:
+                continue
+            if action >= 0:
+                places[serial] = count
+                steps.append((serial, count))
+                count += 1
+                continue
+            owner, place = layout.homes[serial], places[serial]
+            if owner == index:
+                steps.append((num_serials, place))
+                gone.add(place)
+            else:
+                steps.append((num_serials + 1 + owner, place - counts[owner]))
+                others[owner] = None
+                lasting[owner] -= 1
+        counts.append(count)
+        full.append(steps)
+        passing.append(gone)
+        owners.append(others)
+        lasting.append(count - len(gone))
+    return [
+        Script(
+            count=count,
+            full=tuple(steps),
+            short=tuple(step for step in steps if step[0] > num_serials or step[1] not in gone),
+            owners=tuple(others),
+            leaves=left > 0,
+        )
+        for count, steps, gone, others, left in zip(counts, full, passing, owners, lasting, strict=True)
+    ]

@@ -1,0 +1,169 @@
+"""The phases of runs that differ in their sizes only: traced once, and then made of the recorded arithmetic.
+
+A sweep asks for the same models, methods and versions at many lengths and batch sizes. Tracing such a run takes ten
+times as long as doing its arithmetic again. `tests/unit/formula/test_replan.py` holds the two to the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+
+from vramplan.core.run import Lora, Method, Run, Sizes
+from vramplan.formula.layout import Layout
+from vramplan.formula.phases import PhasePlan, plan_phases
+from vramplan.formula.setting import Setting
+from vramplan.formula.traced import Traced
+from vramplan.formula.variable import Recording
+
+MOST_KEPT = 64
+"""Kinds of runs whose phases are kept, those asked for last."""
+MOST_RECORDINGS = 4
+"""Of one kind: sizes on either side of a window or a threshold go different ways."""
+
+Values = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    """The phases of one run, to be made again.
+
+    Args:
+        recording: the arithmetic on its sizes.
+        plans: the phases, without passes.
+        rows: where the recording has each phase's rows.
+        passes: for each phase its passes: their order, and where the recording has each size.
+    """
+
+    recording: Recording
+    plans: tuple[PhasePlan, ...]
+    rows: tuple[int, ...]
+    passes: tuple[tuple[tuple[Layout, tuple[int, ...]], ...], ...]
+
+    def again(self, values: Values, run: Run) -> tuple[PhasePlan, ...] | None:
+        """The phases for other sizes, or None where those go another way."""
+        found = self.recording.again(values)
+        if found is None:
+            return None
+        roles = {role.name: role for role in run.roles}
+        return tuple(
+            replace(
+                plan,
+                role=roles[plan.role.name],
+                rows=found[rows],
+                passes=tuple(
+                    Traced(layout=layout, sizes=[found[index] for index in indices]) for layout, indices in passes
+                ),
+            )
+            for plan, rows, passes in zip(self.plans, self.rows, self.passes, strict=True)
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Kind:
+    """Runs of one kind.
+
+    Args:
+        setting: one of them: it keeps alive what the key names by identity.
+        recorded: the ways that their sizes went so far, the last one first.
+    """
+
+    setting: Setting
+    recorded: list[_Recorded] = field(default_factory=list)
+
+
+_kinds: OrderedDict[Hashable, _Kind] = OrderedDict()
+
+
+def replan_phases(setting: Setting) -> tuple[PhasePlan, ...]:
+    """What `plan_phases` says, sooner for a run that differs from earlier ones in its sizes only."""
+    if setting.run.method is Method.DPO:  # the height of the reference's pass is a size in the other's
+        return plan_phases(setting)
+    key = _key(setting)
+    kind = _kinds.get(key)
+    if kind is None:  # the only one of its kind, as far as anyone knows
+        _kinds[key] = _Kind(setting=setting)
+        if len(_kinds) > MOST_KEPT:
+            _kinds.popitem(last=False)
+        return plan_phases(setting)
+    _kinds.move_to_end(key)
+    values = _values(setting.run)
+    for index, one in enumerate(kind.recorded):
+        plans = one.again(values, setting.run)
+        if plans is not None:
+            kind.recorded.insert(0, kind.recorded.pop(index))
+            return plans
+    recorded = _record(setting)
+    kind.recorded = [recorded, *kind.recorded][:MOST_RECORDINGS]
+    plans = recorded.again(values, setting.run)
+    assert plans is not None
+    return plans
+
+
+def _key(setting: Setting) -> Hashable:
+    """Everything that phases depend on but sizes; of those, which are zero."""
+    run = setting.run
+    training = run.training
+    if training is not None:
+        training = replace(training, lora=_ranked(training.lora, 1), gradient_accumulation_steps=0)
+    return (
+        replace(run, sizes=None, training=training),  # type: ignore[arg-type]
+        run.training is not None and run.training.gradient_accumulation_steps > 1,
+        tuple(value > 0 for value in _values(run)),
+        tuple(id(setting.models[role.name]) for role in run.roles),
+        id(setting.stack),
+        setting.gpu.compute_capability,
+    )
+
+
+def _values(run: Run) -> Values:
+    """The sizes of a run."""
+    sizes = run.sizes
+    lora = None if run.training is None else run.training.lora
+    return (
+        sizes.per_device_batch_size,
+        sizes.rollout_rows,
+        sizes.max_prompt_length,
+        sizes.max_completion_length,
+        0 if lora is None else lora.r,
+    )
+
+
+def _record(setting: Setting) -> _Recorded:
+    run = setting.run
+    recording = Recording(_values(run))
+    # A size of 0 stays an int: that there is none of it is part of the key.
+    rows, rollout_rows, prompt, completion, rank = (variable if variable.value else 0 for variable in recording.inputs)
+    sizes = Sizes(
+        per_device_batch_size=rows,  # type: ignore[arg-type]
+        batch_size=None,
+        num_generations=1,
+        rollout_rows=rollout_rows,  # type: ignore[arg-type]
+        max_prompt_length=prompt,  # type: ignore[arg-type]
+        max_completion_length=completion,  # type: ignore[arg-type]
+    )
+    training = run.training
+    if training is not None:
+        training = replace(training, lora=_ranked(training.lora, rank))  # type: ignore[arg-type]
+    plans = plan_phases(
+        Setting(
+            run=replace(run, sizes=sizes, training=training),
+            models=setting.models,
+            stack=setting.stack,
+            gpu=setting.gpu,
+        )
+    )
+    return _Recorded(
+        recording=recording,
+        plans=tuple(replace(plan, passes=(), rows=0) for plan in plans),
+        rows=tuple(recording.index(plan.rows) for plan in plans),
+        passes=tuple(
+            tuple((one.layout, tuple(recording.index(size) for size in one.sizes)) for one in plan.passes)
+            for plan in plans
+        ),
+    )
+
+
+def _ranked(lora: Lora | None, rank: int) -> Lora | None:
+    return None if lora is None else replace(lora, r=rank)
