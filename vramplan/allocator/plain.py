@@ -135,25 +135,29 @@ class PlainAllocator:
                 continue
             holder[slot] = None
             block = taken
-            size = block[1]
+            _, size, ahead, behind, _ = block
             allocated -= size
-            behind = block[3]
-            if behind is not None and behind[4]:
-                group = free[behind[1]]
-                del group[find(group, behind)]
-                size += behind[1]
-                behind = block[3] = behind[3]
-            ahead = block[2]
+            if behind is not None:
+                if behind[4]:
+                    group = free[behind[1]]
+                    del group[find(group, behind)]
+                    size += behind[1]
+                    block[1] = size
+                    behind = block[3] = behind[3]
+                    if behind is not None:
+                        behind[2] = block
+                else:
+                    behind[2] = block
             if ahead is not None:
                 group = free[ahead[1]]
                 del group[find(group, ahead)]
                 size += ahead[1]
                 ahead[3] = behind
                 block = ahead
-            block[1] = size
+                block[1] = size
+                if behind is not None:
+                    behind[2] = block
             block[4] = True
-            if behind is not None:
-                behind[2] = block
             group = get(size)
             if group is None:
                 free[size] = [block]

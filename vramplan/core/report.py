@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -84,15 +84,22 @@ class Phase:
 
     name: str
     entries: tuple[Entry, ...]
+    _sums: dict[Component, int] = field(init=False, repr=False, compare=False)  # asked for many times each
+
+    def __post_init__(self) -> None:
+        sums: dict[Component, int] = {}
+        for entry in self.entries:
+            sums[entry.component] = sums.get(entry.component, 0) + entry.num_bytes
+        object.__setattr__(self, "_sums", sums)
 
     def component_bytes(self, component: Component) -> int:
         """Bytes of one component."""
-        return sum(entry.num_bytes for entry in self.entries if entry.component is component)
+        return self._sums.get(component, 0)
 
     @property
     def allocated_bytes(self) -> int:
         """What torch's allocator has handed out."""
-        return sum(entry.num_bytes for entry in self.entries if entry.component in ALLOCATED)
+        return sum(num_bytes for component, num_bytes in self._sums.items() if component in ALLOCATED)
 
     @property
     def reserved_bytes(self) -> int:

@@ -46,6 +46,8 @@ class Script:
         short: the same without what lives and dies inside it.
         owners: the other pieces of which it gives something back.
         leaves: whether something of it outlives the pass.
+        is_closed: whether nothing of it outlives the piece, nor does it give anything of others back. Then it leaves
+            the allocator as it found it, unless that had to grow.
     """
 
     count: int
@@ -53,6 +55,7 @@ class Script:
     short: tuple[tuple[int, int], ...]
     owners: tuple[int, ...]
     leaves: bool
+    is_closed: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -231,6 +234,7 @@ def _scripts(layout: Layout, large: tuple[bool, ...]) -> list[Script]:
             short=tuple(step for step in steps if step[0] > num_serials or step[1] not in gone),
             owners=tuple(others),
             leaves=left > 0,
+            is_closed=not others and len(gone) == count,
         )
         for count, steps, gone, others, left in zip(counts, full, passing, owners, lasting, strict=True)
     ]

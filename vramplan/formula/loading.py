@@ -169,6 +169,8 @@ def _in_order(role: Loading) -> Iterator[StoredWeight]:
 
 
 def _layer_by_layer(sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Those that the large pool has, one layer after another."""
+    sizes = [(num_bytes, count) for num_bytes, count in sizes if num_bytes > SMALL_BYTES]
     deepest = max((count for _, count in sizes), default=0)
     for index in range(deepest):
         for num_bytes, count in sizes:

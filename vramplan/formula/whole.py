@@ -60,7 +60,10 @@ class WholePass:
         # What a free names in a layer that is not there is not there either.
         nowhere: Slots = [None] * self._most
         others = [nowhere] * len(pieces)
+        settled: int | None = None  # a closed piece that did not grow the allocator: nor will it the next time
         for index, layer in layout.order:
+            if index == settled:
+                continue
             piece, script = pieces[index], scripts[index]
             slots: Slots = [None] * script.count
             held[piece.kind, layer] = slots
@@ -78,7 +81,9 @@ class WholePass:
                 shortens = again and not leaves and self._is_lean[index]
             if shortens and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS:
                 steps = self._short[index]
+            before = allocator.reserved_bytes
             allocator.run(steps, slots, others)
+            settled = index if script.is_closed and allocator.reserved_bytes == before else None
         return [block for slots in held.values() for block in slots if block is not None]
 
     def _everywhere(
