@@ -26,6 +26,7 @@ class Stack:
         sliding_cache: the cache of a sliding-window layer keeps its window only.
         sdpa_groups_heads: sdpa is given fewer key/value heads instead of repeated ones.
         reentrant_checkpointing: gradient checkpointing is torch's reentrant variant unless something says otherwise.
+        checkpoints_return_keys: gpt_bigcode returns keys and values under gradient checkpointing too.
         warms_up_allocator: from_pretrained allocates a model's worth of device memory first.
         latent_cache_compressed: DeepSeek's cache holds the latents, not the expanded keys and values.
         rows_are_prompts: TRL's per-device batch counts prompts, each with all its completions.
@@ -70,6 +71,7 @@ class Stack:
     sliding_cache: bool
     sdpa_groups_heads: bool
     reentrant_checkpointing: bool
+    checkpoints_return_keys: bool
     warms_up_allocator: bool
     latent_cache_compressed: bool
     rows_are_prompts: bool

@@ -78,6 +78,8 @@ def attention(
             query, key, parts = rotate(tape, query, key, shape, inputs)
             alive += parts
             del parts
+    if batch.returns_keys:  # views of the fused projection, all of which they keep
+        caches.append(Tensor(alive[0].storage, key.numel + value.numel, key.dtype))
     if batch.caches and not (latent and batch.latent_cache):
         key, value = update_cache(tape, key, value, shape, batch, caches)
     with tape.owner("attention"):

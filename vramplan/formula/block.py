@@ -98,10 +98,12 @@ def run_layer(
         caches: where key and value caches are kept.
 
     Returns:
-        The residual stream, and the attention weights where the layer returns them.
+        The residual stream, and the attention weights, or keys and values, where the layer returns them.
     """
-    layer = Layer(tape=tape, weights=weights, batch=batch, inputs=inputs, caches=caches)
     style = weights.shape.residual
+    if batch.returns_keys:
+        caches = []  # this call's own
+    layer = Layer(tape=tape, weights=weights, batch=batch, inputs=inputs, caches=caches)
     if inputs.code.returns_weights:
         return _falcon(layer, hidden)
     if style is ResidualStyle.PARALLEL:
@@ -112,7 +114,8 @@ def run_layer(
         return _sandwich(layer, hidden), None
     if style is ResidualStyle.POST_NORM:
         return _post_norm(layer, hidden), None
-    return _pre_norm(layer, hidden), None
+    hidden = _pre_norm(layer, hidden)
+    return hidden, caches[0] if batch.returns_keys else None
 
 
 def _pre_norm(layer: Layer, hidden: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ class Code:
         router: of a mixture of experts.
         inlines_mlp: the layer runs the feed-forward itself, over one name (opt).
         keeps_branch: the attention's output has a name of its own in the layer, and lives until the layer returns.
+        own_loss: the model took its loss itself, of the logits as the head made them (`Stack.every_loss_upcasts`).
+        guards_no_cache: nothing sets use_cache to False under gradient checkpointing (`Stack.checkpoints_return_keys`).
         returns_weights: a layer returns its attention weights too, and they live until the next layer has returned.
     """
 
@@ -77,23 +79,31 @@ class Code:
     router: Router = Router.SOFTMAX
     inlines_mlp: bool = False
     keeps_branch: bool = False
+    own_loss: bool = False
+    guards_no_cache: bool = False
     returns_weights: bool = False
 
 
 _CODES = {
     "falcon": Code(
-        softmax=Softmax.OF_HIDDEN, split=Split.FALCON, always_masks=True, calls_sdpa=True, returns_weights=True
+        softmax=Softmax.OF_HIDDEN,
+        split=Split.FALCON,
+        always_masks=True,
+        calls_sdpa=True,
+        own_loss=True,
+        returns_weights=True,
     ),
     "gemma": Code(scales_in_embedding=True),
     "gemma2": Code(scales_in_embedding=True),
     "gemma3_text": Code(rotary_by_window=True, norms_after_projections=True, scales_in_embedding=True),
     "deepseek_v2": Code(router=Router.SOFTMAX_OF_FP32, rotates_complex=True),
     "deepseek_v3": Code(router=Router.SIGMOID),
-    "gpt2": Code(softmax=Softmax.NATIVE, keeps_branch=True),
-    "gpt_bigcode": Code(keeps_branch=True),
+    "gpt2": Code(softmax=Softmax.NATIVE, keeps_branch=True, own_loss=True),
+    "gpt_bigcode": Code(keeps_branch=True, own_loss=True, guards_no_cache=True),
+    "gpt_neox": Code(own_loss=True),
     "gpt_oss": Code(softmax=Softmax.NATIVE, rotary_ratio=0.5, rotates_halves=True, router=Router.TOP_K),
     "qwen3_moe": Code(router=Router.SOFTMAX_CAST),
-    "opt": Code(scales_query=True, positions_per_row=True, inlines_mlp=True),
+    "opt": Code(scales_query=True, positions_per_row=True, inlines_mlp=True, own_loss=True),
     "phi": Code(keeps_rotary_parts=True),
     "phi3": Code(split=Split.SLICES, slices_rotary=True),
 }

@@ -67,6 +67,7 @@ class Trunk:
         marks: counts of actions: when the first layer began, and when each ended.
         nodes: node counts at the same places.
         kept: what the training loop still refers to during the backward.
+        returned: what the model's outputs hold beside logits.
     """
 
     hidden: Tensor
@@ -74,6 +75,7 @@ class Trunk:
     marks: list[int]
     nodes: list[int]
     kept: list[Tensor] = field(default_factory=list)
+    returned: list[Tensor] = field(default_factory=list)
 
 
 def embed(
@@ -162,6 +164,7 @@ def trunk(
     inputs = layer_inputs(tape, model, batch, modules.embed(model).dtype)
     marks, nodes = [len(tape.actions)], [tape.num_nodes]
     outputs: tuple[Tensor, Tensor | None] = (hidden, None)
+    returned: list[Tensor] = []
     for index, layer in enumerate(layers):
         block = _bound(tape, layer, batch, inputs[kind_of(layer.shape.attention)], caches[index] if caches else [])
         if checkpoint is not None:
@@ -171,10 +174,12 @@ def trunk(
         else:
             outputs = block(hidden)
         hidden = outputs[0]
+        if batch.returns_keys and outputs[1] is not None:
+            returned.append(outputs[1])
         marks.append(len(tape.actions))
         nodes.append(tape.num_nodes)
     hidden = final_norm(tape, hidden, model, modules.head(model))
-    return Trunk(hidden=hidden, batch=batch, marks=marks, nodes=nodes)
+    return Trunk(hidden=hidden, batch=batch, marks=marks, nodes=nodes, returned=returned)
 
 
 def _bound(tape: Tape, layer: LayerWeights, batch: Batch, inputs: LayerInputs, caches: list[Tensor]) -> Block:

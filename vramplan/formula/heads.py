@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from vramplan.core.run import Method, Role
 from vramplan.dtypes import DType
+from vramplan.formula.code import code_of
 from vramplan.formula.forward import Trunk
 from vramplan.formula.graph import Grads, apply
 from vramplan.formula.logits import causal_loss, head_logits
@@ -17,9 +18,6 @@ from vramplan.formula.tape import Tape, Tensor
 
 CHUNKED_LOSS_TOKENS = 256
 """TRL sft_trainer.py chunked_nll: tokens whose logits exist at once."""
-
-OWN_LOSS = frozenset({"gpt2", "gpt_neox", "opt", "falcon", "gpt_bigcode"})
-"""Architectures that took the cross entropy of 16-bit logits before `Stack.every_loss_upcasts`."""
 
 HeadOnTape = Callable[[Tape, Trunk], Tensor]
 Head = Callable[[Setting, Role, Modules], HeadOnTape]
@@ -123,12 +121,12 @@ def log_probability_loss(rows: int, tokens: int, code: LogProbCode, *, scratch: 
 def model_loss(setting: Setting, role: Role, modules: Modules) -> HeadOnTape:
     """The model's own loss on labels. A plain loop holds its outputs through the backward; a trainer does not."""
     model = setting.models[role.name]
-    upcasts = setting.stack.every_loss_upcasts or model.model_type not in OWN_LOSS
+    upcasts = setting.stack.every_loss_upcasts or not code_of(model.model_type).own_loss
 
     def head(tape: Tape, step: Trunk) -> Tensor:
         batch = step.batch
         logits = head_logits(tape, step.hidden, model, modules.head(model), rows=None)
-        if setting.stack.model_upcasts_logits:
+        if setting.model_upcasts_logits(role):
             with tape.owner("logits"):
                 logits = to(tape, logits, DType.FP32)
         loss = causal_loss(tape, logits, (batch.rows, batch.tokens), model.vocab_size, setting.stack, upcasts=upcasts)
@@ -137,6 +135,8 @@ def model_loss(setting: Setting, role: Role, modules: Modules) -> HeadOnTape:
         elif setting.autocast(role) is not None:
             with tape.owner("logits"):
                 to(tape, logits, DType.FP32)  # accelerate's convert_outputs_to_fp32, dropped with the outputs
+        if setting.trainer_named:
+            step.returned.clear()
         return loss
 
     return head

@@ -96,10 +96,12 @@ def causal_loss(
 
 
 def cross_entropy(tape: Tape, logits: Tensor, labels: Tensor) -> Tensor:
-    """`torch.nn.functional.cross_entropy` in the dtype of the logits."""
-    logits = to_autocast_fp32(tape, logits)
-    numel, dtype = logits.numel, logits.dtype
-    log_probabilities = unary(tape, logits, saves="result")
+    """`torch.nn.functional.cross_entropy` in the dtype of the logits.
+
+    ATen LossNLL.cpp tells log_softmax that dtype, which autocast respects; what it makes fp32 is nll_loss's input.
+    """
+    log_probabilities = to_autocast_fp32(tape, unary(tape, logits, saves="result"))
+    numel, dtype = log_probabilities.numel, log_probabilities.dtype
 
     def derivative(_grad: Tensor) -> Grads:
         return (tape.empty(numel, dtype),)

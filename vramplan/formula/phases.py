@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vramplan.core.run import Method, Role, RolloutBackend, Training
 from vramplan.formula.batch import Batch
+from vramplan.formula.code import code_of
 from vramplan.formula.heads import (
     Head,
     all_logits,
@@ -20,7 +21,7 @@ from vramplan.formula.heads import (
     model_loss,
     scorer,
 )
-from vramplan.formula.logprobs import code_of
+from vramplan.formula.logprobs import code_of as logprob_code
 from vramplan.formula.modules import Modules
 from vramplan.formula.passes import trace_forward, trace_step
 from vramplan.formula.recompute import Checkpoint, checkpoint
@@ -100,8 +101,14 @@ def _score(setting: Setting) -> tuple[PhasePlan, ...]:
 
 
 def _sft(setting: Setting) -> tuple[PhasePlan, ...]:
-    sizes = setting.run.sizes
+    sizes, training = setting.run.sizes, setting.run.training
     batch = new_batch(setting, sizes.per_device_batch_size, sizes.sequence_length, trains=True)
+    batch.returns_keys = (
+        training is not None
+        and training.gradient_checkpointing
+        and setting.stack.checkpoints_return_keys
+        and code_of(setting.models[setting.run.trained.name].model_type).guards_no_cache
+    )
     chunked = "trl" in setting.stack.named and (setting.stack.sft_chunked_loss or setting.stack.fused_lm_head)
     return (train_plan(setting, batch, chunked_loss if chunked else model_loss),)
 
@@ -110,7 +117,7 @@ def _dpo(setting: Setting, peak: PeakOf) -> tuple[PhasePlan, ...]:
     """TRL's DPOTrainer: chosen and rejected in one forward; the reference runs while its graph is alive."""
     sizes = setting.run.sizes
     rows, tokens = 2 * sizes.per_device_batch_size, sizes.sequence_length
-    code = code_of(setting.stack, rlt=False)
+    code = logprob_code(setting.stack, rlt=False)
     reference = setting.run.role("reference")
     scratch = 0
     if reference is not None:
@@ -123,7 +130,7 @@ def _dpo(setting: Setting, peak: PeakOf) -> tuple[PhasePlan, ...]:
 def _grpo(setting: Setting) -> tuple[PhasePlan, ...]:
     sizes, trained = setting.run.sizes, setting.run.trained
     rows, completion = sizes.per_device_batch_size, sizes.max_completion_length
-    code = code_of(setting.stack, rlt=False)
+    code = logprob_code(setting.stack, rlt=False)
     plans: list[PhasePlan] = []
     head = scorer(rows, completion, code)
     if setting.run.rollout is not None and setting.run.rollout.backend is not RolloutBackend.HF:
@@ -155,7 +162,7 @@ def _rlt(setting: Setting) -> tuple[PhasePlan, ...]:
             passes = (forward(setting, role, batch, full_length),)
             plans.append(PhasePlan(name=name, role=role, passes=passes, rows=1, engine_awake=awake))
     rows, completion = sizes.per_device_batch_size, sizes.max_completion_length
-    code = code_of(setting.stack, rlt=True)
+    code = logprob_code(setting.stack, rlt=True)
     if reference is not None:
         batch = new_batch(setting, rows, sizes.sequence_length, caches=True)
         passes = (forward(setting, reference, batch, scorer(rows, completion, code)),)

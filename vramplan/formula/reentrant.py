@@ -26,8 +26,8 @@ def checkpoint_reentrant(tape: Tape, block: Block, hidden: Tensor) -> tuple[Tens
     with tape.no_grad():
         result, weights = block(hidden)
     saved = [hidden.detach()]  # given up by the derivative: the node itself lives as long as the graph
+    # A second result, of which the node keeps the shape.
     others = () if weights is None else ((weights.numel, weights.dtype),)
-    del weights  # they are results too, of which the node keeps the shape
 
     def derivative(grad: Tensor) -> tuple[Tensor | None]:
         arrived = [grad, *(tape.empty(numel, dtype) for numel, dtype in others)]
@@ -50,4 +50,4 @@ def checkpoint_reentrant(tape: Tape, block: Block, hidden: Tensor) -> tuple[Tens
         return (found,)
 
     connect(tape, result, (hidden,), (), derivative)
-    return result, None
+    return result, weights

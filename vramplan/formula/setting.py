@@ -12,6 +12,7 @@ from vramplan.core.run import Method, Role, Run, Tuning
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType
 from vramplan.formula.adapters import adapter_shapes
+from vramplan.formula.code import code_of
 from vramplan.formula.optimizer import Optimizer, Trainable, find_optimizer
 from vramplan.formula.sharding import division
 from vramplan.formula.weights import StoredWeight, store_model
@@ -74,6 +75,10 @@ class Setting:
     def trainer_named(self) -> bool:
         """Whether a trainer runs the loop."""
         return runs_in_trainer(self.run, self.stack)
+
+    def model_upcasts_logits(self, role: Role) -> bool:
+        """Whether a role's model itself returns fp32 logits when it is given labels."""
+        return self.stack.model_upcasts_logits and not code_of(self.models[role.name].model_type).own_loss
 
     def autocast(self, role: Role) -> DType | None:
         """The autocast dtype that a role's forward runs in.

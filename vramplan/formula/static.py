@@ -149,7 +149,7 @@ class Static:
             return 0
         role, sizes = setting.run.trained, setting.run.sizes
         dtype = setting.autocast(role) or role.load.dtype
-        if role.load.kbit_fp32_upcast or setting.stack.model_upcasts_logits:
+        if role.load.kbit_fp32_upcast or setting.model_upcasts_logits(role):
             dtype = DType.FP32
         tokens = sizes.per_device_batch_size * sizes.sequence_length
         return tokens * setting.models[role.name].vocab_size * dtype.itemsize

@@ -67,7 +67,10 @@ _FP32_DTYPE = (
     "sum.dim_IntList",
 )
 # On AutocastCPU's own lists, on none of AutocastCUDA's.
-_UNTOUCHED = ("cat", "stack", "index_copy", "cross_entropy_loss")
+_UNTOUCHED = ("cat", "stack", "index_copy")
+# On AutocastCPU's list as well; AutocastCUDA falls through to its parts, which are cast one by one: log_softmax is told
+# its dtype (LossNLL.cpp: the input's), nll_loss is made fp32.
+_BY_PARTS = ("cross_entropy_loss",)
 
 _AUTOCAST = DispatchKeySet(DispatchKey.AutocastCPU)
 
@@ -85,6 +88,8 @@ def cuda_dispatch(device: DeviceKind) -> Iterator[None]:
             autocast.impl(name, _with_fp32_dtype(_overload(name)))
         for name in _UNTOUCHED:
             autocast.impl(name, _untouched(_overload(name)))
+        for name in _BY_PARTS:
+            autocast.impl(name, _overload(name).decompose)
         autograd.impl("softmax.int", _softmax)
         autograd.impl("log_softmax.int", _log_softmax)
         autograd.impl("dropout", _dropout)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from vramplan.core.stack import Stack
-
-_OWN_LOSS = ("gpt2", "gpt_neox", "opt", "falcon", "gpt_bigcode")
+from vramplan.formula.code import code_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +37,7 @@ class LogitsCode:
     def put_into(self, model: Any) -> None:
         """Changes a model, or peft's around it, that trains."""
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        keeps = self.some_keep_16_bits and base.config.model_type in _OWN_LOSS
+        keeps = self.some_keep_16_bits and code_of(base.config.model_type).own_loss
         if self.upcasts and not keeps:
             base.get_output_embeddings().register_forward_hook(lambda _module, _args, logits: logits.float())
         if keeps:
