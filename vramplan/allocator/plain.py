@@ -12,48 +12,69 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vramplan.allocator.sizes import SMALL_BYTES, segment_bytes
+from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, segment_bytes
 
 Block = list[Any]
-"""[address, bytes, the free block ahead of it or None, the block behind it in its segment or None, whether it is free].
+"""[address, length, the free block ahead of it or None, the block behind it or None, whether it is free].
 
-A list, because Python makes lists, and compares them by their first item, without running any code of ours."""
+Ahead and behind are within its segment. A list, because Python makes lists, and compares them by their first item, without running any code of ours."""
 Slots = list["Block | None"]
 """What is in use, by the number that its user gave it."""
 Step = tuple[int, int]
-"""(block bytes, slot) takes; (0, slot) gives back; (-1 - n, slot) gives back a slot of the n-th of other slots, counted
+"""(length, slot) takes; (0, slot) gives back; (-1 - n, slot) gives back a slot of the n-th of other slots, counted
 from the last one, as a negative index does."""
 
 
 class PlainAllocator:
     """One device without end, one stream, requests of more than `SMALL_BYTES`.
 
-    Attributes:
-        allocated_bytes: in use.
-        reserved_bytes: in segments.
-        peak_allocated_bytes: the most that `allocated_bytes` has been; likewise `peak_reserved_bytes`.
+    Lengths and addresses count blocks of `MIN_BLOCK_BYTES`: Python is quicker with ints below 2 ** 30.
     """
 
     __slots__ = (
+        "_allocated",
         "_free",
         "_lowest_address",
+        "_peak_allocated",
+        "_peak_reserved",
+        "_reserved",
         "_segments",
         "_sizes",
-        "allocated_bytes",
-        "peak_allocated_bytes",
-        "peak_reserved_bytes",
-        "reserved_bytes",
     )
 
     def __init__(self) -> None:
-        # The free blocks of each size, lowest address first, and those sizes in order. A size whose blocks are all in
-        # use stays until a search comes past it: most sizes are free again soon.
+        # The free blocks of each length, lowest address first, and those lengths in order. One whose blocks are all in
+        # use stays until a search comes past it: most are free again soon.
         self._free: dict[int, list[Block]] = {}
         self._sizes: list[int] = []
         self._segments: dict[int, int] = {}
         self._lowest_address = 0
-        self.allocated_bytes = self.peak_allocated_bytes = 0
-        self.reserved_bytes = self.peak_reserved_bytes = 0
+        self._allocated = self._peak_allocated = 0
+        self._reserved = self._peak_reserved = 0
+
+    @property
+    def allocated_bytes(self) -> int:
+        """In use."""
+        return self._allocated * MIN_BLOCK_BYTES
+
+    @property
+    def reserved_bytes(self) -> int:
+        """In segments."""
+        return self._reserved * MIN_BLOCK_BYTES
+
+    @property
+    def peak_allocated_bytes(self) -> int:
+        """The most that was in use since peaks were reset."""
+        return self._peak_allocated * MIN_BLOCK_BYTES
+
+    @property
+    def peak_reserved_bytes(self) -> int:
+        """The most that was in segments since peaks were reset."""
+        return self._peak_reserved * MIN_BLOCK_BYTES
+
+    def reset_peaks(self) -> None:
+        """Count peaks anew, as torch.cuda.reset_peak_memory_stats does."""
+        self._peak_allocated, self._peak_reserved = self._allocated, self._reserved
 
     def copy(self, held: Iterable[Block] = ()) -> tuple[PlainAllocator, list[Block]]:
         """Another one in the same state.
@@ -77,21 +98,21 @@ class PlainAllocator:
         other._free = {size: [own[id(block)] for block in group] for size, group in self._free.items()}
         other._sizes, other._segments = self._sizes.copy(), self._segments.copy()
         other._lowest_address = self._lowest_address
-        other.allocated_bytes, other.peak_allocated_bytes = self.allocated_bytes, self.peak_allocated_bytes
-        other.reserved_bytes, other.peak_reserved_bytes = self.reserved_bytes, self.peak_reserved_bytes
+        other._allocated, other._peak_allocated = self._allocated, self._peak_allocated
+        other._reserved, other._peak_reserved = self._reserved, self._peak_reserved
         return other, [own[id(block)] for block in held]
 
     def run(self, steps: Iterable[Step], slots: Slots, others: Sequence[Slots] = ()) -> None:
         """Takes and gives back in order, in one loop almost without calls: it is where a replay's time goes.
 
         Args:
-            steps: what to do; block bytes are multiples of 512 above `SMALL_BYTES`.
+            steps: what to do, with more than `SMALL_BYTES` each.
             slots: what is in use, changed in place; giving back an empty slot does nothing.
             others: what else may be given back, the last first.
         """
         sizes, free, get = self._sizes, self._free, self._free.get
-        find, put, small = bisect_left, insort, SMALL_BYTES
-        allocated, peak = self.allocated_bytes, self.peak_allocated_bytes
+        find, put, small = bisect_left, insort, SMALL_BYTES // MIN_BLOCK_BYTES
+        allocated, peak = self._allocated, self._peak_allocated
         for size, slot in steps:
             if size > 0:
                 group = get(size)
@@ -164,7 +185,7 @@ class PlainAllocator:
                 put(sizes, size)
             else:
                 put(group, block)
-        self.allocated_bytes, self.peak_allocated_bytes = allocated, peak
+        self._allocated, self._peak_allocated = allocated, peak
 
     def empty_cache(self) -> None:
         """Gives every segment that is free as a whole back to the device."""
@@ -172,7 +193,7 @@ class PlainAllocator:
             for block in [block for block in group if self._segments.get(block[0]) == size]:
                 group.remove(block)
                 del self._segments[block[0]]
-                self.reserved_bytes -= size
+                self._reserved -= size
 
     def close(self) -> None:
         """Ends its use, but for copies: no block points back at another any more, so that all go without a search."""
@@ -181,11 +202,12 @@ class PlainAllocator:
                 block[3][2] = None
 
     def _segment(self, size: int) -> Block:
-        """The block of a new segment for `size` bytes, not yet in use."""
-        have = segment_bytes(size)
+        """The block of a new segment for `size`, not yet in use."""
+        have = segment_bytes(size * MIN_BLOCK_BYTES) // MIN_BLOCK_BYTES
         # cudaMalloc on Linux hands out falling addresses (vramplan/allocator/device.py).
         self._lowest_address -= have
         self._segments[self._lowest_address] = have
-        self.reserved_bytes += have
-        self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
+        self._reserved += have
+        if self._reserved > self._peak_reserved:
+            self._peak_reserved = self._reserved
         return [self._lowest_address, have, None, None, True]

@@ -84,13 +84,17 @@ class Phase:
 
     name: str
     entries: tuple[Entry, ...]
-    _sums: dict[Component, int] = field(init=False, repr=False, compare=False)  # asked for many times each
+    # Added up once: a report asks for them many times.
+    _sums: dict[Component, int] = field(init=False, repr=False, compare=False)
+    _allocated_bytes: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         sums: dict[Component, int] = {}
         for entry in self.entries:
             sums[entry.component] = sums.get(entry.component, 0) + entry.num_bytes
         object.__setattr__(self, "_sums", sums)
+        allocated = sum(num_bytes for component, num_bytes in sums.items() if component in ALLOCATED)
+        object.__setattr__(self, "_allocated_bytes", allocated)
 
     def component_bytes(self, component: Component) -> int:
         """Bytes of one component."""
@@ -99,7 +103,7 @@ class Phase:
     @property
     def allocated_bytes(self) -> int:
         """What torch's allocator has handed out."""
-        return sum(num_bytes for component, num_bytes in self._sums.items() if component in ALLOCATED)
+        return self._allocated_bytes
 
     @property
     def reserved_bytes(self) -> int:

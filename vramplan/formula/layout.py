@@ -44,6 +44,7 @@ class Script:
         full: (what, slot) in order; what is a serial that is asked for, or, from the number of serials on, 0 for a slot
             of its own that is given back, 1 + n for one of piece n, named from the end because layers differ in front.
         short: the same without what lives and dies inside it.
+        num_lasting: how many it asks for that outlive the piece.
         owners: the other pieces of which it gives something back.
         leaves: whether something of it outlives the pass.
         is_closed: whether nothing of it outlives the piece, nor does it give anything of others back. Then it leaves
@@ -53,6 +54,7 @@ class Script:
     count: int
     full: tuple[tuple[int, int], ...]
     short: tuple[tuple[int, int], ...]
+    num_lasting: int
     owners: tuple[int, ...]
     leaves: bool
     is_closed: bool
@@ -232,6 +234,7 @@ def _scripts(layout: Layout, large: tuple[bool, ...]) -> list[Script]:
             count=count,
             full=tuple(steps),
             short=tuple(step for step in steps if step[0] > num_serials or step[1] not in gone),
+            num_lasting=count - len(gone),
             owners=tuple(others),
             leaves=left > 0,
             is_closed=not others and len(gone) == count,

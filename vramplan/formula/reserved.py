@@ -57,7 +57,7 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
         gradients = _run_cycle(timeline, setting, static, plans, passes, result, again=cycle > 0)
         if setting.run.training is None:
             break
-        timeline.begin_phase()
+        timeline.allocator.reset_peaks()
         if not cycle:
             timeline.allocate(((workspace, threads - 1),))
             timeline.allocate(static.state_sizes)
@@ -86,7 +86,7 @@ def _run_cycle(
     for plan in plans:
         if plan.name not in STEADY and plan.name in result.reserved:
             continue
-        timeline.begin_phase()
+        timeline.allocator.reset_peaks()
         visitors = timeline.allocate(static.weight_sizes(plan.role)) if plan.role.offloaded else []
         if plan.gradients_alive and not gradients:
             gradients = timeline.allocate(static.gradient_sizes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
-from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up
+from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES
 
 Blocks = list[Block]
 
@@ -29,8 +29,8 @@ class Timeline:
         steps: list[Step] = []
         for num_bytes, count in sizes:
             if num_bytes > SMALL_BYTES:
-                size, first = round_up(num_bytes, MIN_BLOCK_BYTES), len(steps)
-                steps += [(size, slot) for slot in range(first, first + count)]
+                length, first = -(-num_bytes // MIN_BLOCK_BYTES), len(steps)
+                steps += [(length, slot) for slot in range(first, first + count)]
         slots: Slots = [None] * len(steps)
         self.allocator.run(steps, slots)
         return [taken for taken in slots if taken is not None]
@@ -39,9 +39,3 @@ class Timeline:
         """Give blocks back."""
         self.allocator.run([(0, slot) for slot in range(len(blocks))], [*blocks])
         blocks.clear()
-
-    def begin_phase(self) -> None:
-        """Start counting peaks anew, as torch.cuda.reset_peak_memory_stats does."""
-        allocator = self.allocator
-        allocator.peak_reserved_bytes = allocator.reserved_bytes
-        allocator.peak_allocated_bytes = allocator.allocated_bytes

@@ -9,8 +9,10 @@ missed. `tests/unit/formula/test_whole.py` holds the rest to what everything in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
-from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up
+from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES
 from vramplan.formula.layout import BACKWARD
 from vramplan.formula.traced import Traced
 
@@ -27,20 +29,17 @@ class WholePass:
         traced: the pass.
     """
 
-    __slots__ = ("_full", "_is_lean", "_layout", "_most", "_scripts", "_short")
+    __slots__ = ("_full", "_layout", "_most", "_scripts", "_short", "_steps")
 
     def __init__(self, traced: Traced) -> None:
         """See the class."""
         self._layout = traced.layout
         # Requests of the small pool are left out (`Timeline.allocate`).
         self._scripts = scripts = traced.layout.scripts(tuple([size > SMALL_BYTES for size in traced.sizes]))
-        steps = [round_up(size, MIN_BLOCK_BYTES) for size in traced.sizes]
-        steps += [-piece for piece in range(len(scripts) + 1)]
-        self._full, self._short = (
-            [[(steps[what], slot) for what, slot in part] for part in parts]
-            for parts in ([script.full for script in scripts], [script.short for script in scripts])
-        )
-        self._is_lean = [sum(size > 0 for size, _ in short) <= MOST_LASTING for short in self._short]
+        self._steps = [-(-size // MIN_BLOCK_BYTES) for size in traced.sizes]
+        self._steps += [-piece for piece in range(len(scripts) + 1)]
+        self._full = [self._with_sizes(script.full) for script in scripts]
+        self._short: dict[int, list[Step]] = {}
         self._most = max(script.count for script in scripts)
 
     def play(self, allocator: PlainAllocator, *, again: bool) -> list[Block]:
@@ -78,13 +77,19 @@ class WholePass:
             if piece.kind == BACKWARD:
                 shortens = again or not script.leaves
             else:
-                shortens = again and not leaves and self._is_lean[index]
+                shortens = again and not leaves and script.num_lasting <= MOST_LASTING
             if shortens and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS:
+                if index not in self._short:
+                    self._short[index] = self._with_sizes(script.short)
                 steps = self._short[index]
             before = allocator.reserved_bytes
             allocator.run(steps, slots, others)
             settled = index if script.is_closed and allocator.reserved_bytes == before else None
         return [block for slots in held.values() for block in slots if block is not None]
+
+    def _with_sizes(self, script: Sequence[tuple[int, int]]) -> list[Step]:
+        steps = self._steps
+        return [(steps[what], slot) for what, slot in script]
 
     def _everywhere(
         self, steps: list[Step], slots: Slots, held: dict[tuple[str, int | None], Slots]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vramplan.allocator import CachingAllocator
 from vramplan.allocator.blocks import Block as WholeBlock
 from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
-from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, round_up
+from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES
 from vramplan.units import MiB
 
 # Few sizes, so that free blocks of one size compete and the lowest address has to win; on both sides of every rule.
@@ -24,9 +24,13 @@ SIZES = st.one_of(
 ACTIONS = st.lists(st.one_of(SIZES, st.just("free"), st.just("free"), st.just("empty_cache")), max_size=120)
 
 
+def length_of(num_bytes: int) -> int:
+    return -(-num_bytes // MIN_BLOCK_BYTES)
+
+
 def malloc(allocator: PlainAllocator, num_bytes: int) -> Block:
     slots: Slots = [None]
-    allocator.run([(round_up(num_bytes, MIN_BLOCK_BYTES), 0)], slots)
+    allocator.run([(length_of(num_bytes), 0)], slots)
     (block,) = slots
     assert block is not None
     return block
@@ -60,7 +64,7 @@ def test_the_same_bytes_after_every_operation(actions, choice):
                 free(plain, taken)
         else:
             held.append((whole.malloc(action), malloc(plain, action)))
-            assert held[-1][0].size == held[-1][1][1]
+            assert held[-1][0].size == held[-1][1][1] * MIN_BLOCK_BYTES
         assert figures(plain) == figures(whole)
 
 
@@ -69,7 +73,7 @@ def test_many_steps_at_once_are_the_steps_one_by_one(sizes, choice):
     steps: list[Step] = []
     held: list[int] = []
     for slot, size in enumerate(sizes):
-        steps.append((round_up(size, MIN_BLOCK_BYTES), slot))
+        steps.append((length_of(size), slot))
         held.append(slot)
         if choice.random() < 0.6:
             steps.append((0, held.pop(choice.randrange(len(held)))))
@@ -79,7 +83,7 @@ def test_many_steps_at_once_are_the_steps_one_by_one(sizes, choice):
     taken: dict[int, Block] = {}
     for size, slot in steps:
         if size:
-            taken[slot] = malloc(apart, size)
+            taken[slot] = malloc(apart, size * MIN_BLOCK_BYTES)
         else:
             free(apart, taken.pop(slot))
     assert figures(together) == figures(apart)
@@ -92,8 +96,8 @@ def test_a_free_may_name_the_slots_of_others_from_their_end():
     allocator = PlainAllocator()
     first: Slots = [None, None]
     second: Slots = [None]
-    allocator.run([(2 * MiB, 0), (4 * MiB, 1)], first)
-    allocator.run([(6 * MiB, 0), (-1, -1)], second, [[None], first])
+    allocator.run([(length_of(2 * MiB), 0), (length_of(4 * MiB), 1)], first)
+    allocator.run([(length_of(6 * MiB), 0), (-1, -1)], second, [[None], first])
     assert [block is not None for block in (*first, *second)] == [True, False, True]
     assert allocator.allocated_bytes == 8 * MiB
 
@@ -152,8 +156,9 @@ def test_nothing_is_left_for_the_collector_once_it_is_closed():
     gc.collect()
     allocator = PlainAllocator()
     slots: Slots = [None] * 40
-    allocator.run([(30 * MiB, slot) for slot in range(20)] + [(0, slot) for slot in range(0, 20, 2)], slots)
-    allocator.run([(3 * MiB, slot) for slot in range(20, 40)] + [(0, slot) for slot in range(20, 40, 3)], slots)
+    for length, places in ((length_of(30 * MiB), range(20)), (length_of(3 * MiB), range(20, 40))):
+        allocator.run([(length, slot) for slot in places], slots)
+        allocator.run([(0, slot) for slot in places[::3]], slots)
     allocator.close()
     del allocator, slots
     assert gc.collect() == 0
