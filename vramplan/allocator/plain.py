@@ -17,7 +17,8 @@ from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, segment_bytes
 Block = list[Any]
 """[address, length, the free block ahead of it or None, the block behind it or None, whether it is free].
 
-Ahead and behind are within its segment. A list, because Python makes lists, and compares them by their first item, without running any code of ours."""
+Ahead and behind are within its segment. A list, because Python makes lists, and compares them by their first item,
+without running any code of ours."""
 Slots = list["Block | None"]
 """What is in use, by the number that its user gave it."""
 Step = tuple[int, int]
