@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from vramplan.allocator import AllocatorConfig, replay
+from vramplan.allocator.config import AllocatorConfig
+from vramplan.allocator.replay import replay
 
 NUM_EVENTS = 100_000
 LIMIT_SECONDS = 2.0

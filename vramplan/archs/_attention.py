@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vramplan.archs._config import ConfigReader
 from vramplan.core.model import Attention, FusedProjection, Linear, ModuleKind, Norm, NormKind, SeparateProjections
+from vramplan.core.quick import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from vramplan.core.quick import dataclass
 from vramplan.errors import UsageError
 
 ENVIRONMENT_VARIABLE = "VRAMPLAN_PROFILES"

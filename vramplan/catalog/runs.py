@@ -6,11 +6,11 @@ Files of other tools are found here too, and read by `vramplan.runfiles.reader`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from vramplan.catalog.dirs import ProfileDirs, ProfileFile
 from vramplan.catalog.toml_file import Table, read_toml
+from vramplan.core.quick import dataclass
 from vramplan.errors import UsageError
 
 

@@ -6,11 +6,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import lru_cache
 
 from vramplan.catalog.dirs import ProfileDirs, suggestion
 from vramplan.catalog.toml_file import Table, read_toml
+from vramplan.core.quick import dataclass
 from vramplan.core.stack import Stack
 from vramplan.errors import UsageError
 

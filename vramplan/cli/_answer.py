@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vramplan.catalog import ProfileDirs, RunProfile, profile_dirs
+from vramplan.core.quick import dataclass
 from vramplan.core.report import MemoryReport
 from vramplan.errors import UsageError
 from vramplan.planner.run_files import read_named_run

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vramplan.cli import _terminal
 from vramplan.cli._answer import Asked
 from vramplan.cli.exit_codes import ExitCode, verdict_code
+from vramplan.core.quick import dataclass
 from vramplan.core.report import MemoryReport, Verdict
 from vramplan.errors import UsageError
 from vramplan.output.words import verdict_sentence, warning_lines

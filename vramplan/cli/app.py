@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 from collections.abc import Sequence
@@ -104,6 +105,8 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
+    # Most of what a start makes stays: to look through it for cycles every 700 objects took 4 % of an estimate.
+    gc.set_threshold(100_000)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an encoding without × gets ?, not a traceback
     sys.exit(run(sys.argv[1:]))

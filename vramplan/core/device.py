@@ -11,9 +11,9 @@ Three totals are easy to mix up, so each has its own name:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from vramplan.core.quick import dataclass
 from vramplan.units import KiB, MiB
 
 ContextBasis = Literal["measured", "modelled"]

@@ -6,8 +6,9 @@ looked up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from vramplan.core.quick import dataclass
 
 
 class ModuleKind(str, Enum):

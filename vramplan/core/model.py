@@ -7,7 +7,7 @@ modules and dimensions are those of transformers and of the config, so LoRA targ
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 
 from vramplan.core.layers import (
@@ -27,6 +27,7 @@ from vramplan.core.layers import (
     layer_linears,
     layer_norms,
 )
+from vramplan.core.quick import dataclass
 
 __all__ = [
     "Attention",

@@ -3,9 +3,9 @@ that a formula would have to guess."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from vramplan.core.quick import dataclass
 from vramplan.dtypes import DType
 
 

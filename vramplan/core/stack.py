@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from vramplan.core.quick import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stack:
-    """Versions, and the behaviours that follow from them.
+    """Versions, and the behaviours that follow from them. Equal ones are one object (`catalog.stacks`).
 
     Every behaviour below is set by `profiles/stacks/*.toml`, each change there with its version and its source.
 

@@ -9,9 +9,9 @@ its experts are fused) and tuners/lora/layer.py ParamWrapper (the adapter of a p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from vramplan.core.model import LayerShape, Linear, MixtureOfExperts, ModelShape, ModuleKind, layer_linears
+from vramplan.core.quick import dataclass
 from vramplan.core.run import Lora
 from vramplan.core.stack import Stack
 from vramplan.errors import UsageError

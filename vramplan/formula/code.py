@@ -5,8 +5,8 @@ Source: transformers 5.23.0 models/*/modeling_*.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Softmax(str, Enum):
@@ -35,8 +35,7 @@ class Router(str, Enum):
     TOP_K = "top_k"  # softmax of the largest logits: gpt_oss
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Code:
+class Code(NamedTuple):
     """Habits of one architecture's modules.
 
     Args:

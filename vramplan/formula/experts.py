@@ -6,9 +6,10 @@ compute capability 8.0 on) and models/{mixtral,qwen3_moe,deepseek_v3,gpt_oss}/mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from vramplan.core.model import MixtureOfExperts
+from vramplan.core.quick import dataclass
 from vramplan.dtypes import DType
 from vramplan.formula.activations import activate
 from vramplan.formula.code import Code, Router

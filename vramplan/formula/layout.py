@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 from vramplan.formula.tape import Tape
 
@@ -19,8 +20,7 @@ Change = tuple[int, int]
 """(serial, how many tensors of the whole model that stands for): more than 0 are asked for, less are given back."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of the tape: one traced layer's forward or backward, or what lies between.
 
     Args:
@@ -35,12 +35,11 @@ class Piece:
     end: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
+class Script(NamedTuple):
     """The large tensors of one piece, as the allocator is to be told of them.
 
     Args:
-        count: how many it asks for.
+        num_slots: how many it asks for.
         full: (what, slot) in order; what is a serial that is asked for, or, from the number of serials on, 0 for a slot
             of its own that is given back, 1 + n for one of piece n, named from the end because layers differ in front.
         short: the same without what lives and dies inside it.
@@ -51,7 +50,7 @@ class Script:
             the allocator as it found it, unless that had to grow.
     """
 
-    count: int
+    num_slots: int
     full: tuple[tuple[int, int], ...]
     short: tuple[tuple[int, int], ...]
     num_lasting: int
@@ -231,7 +230,7 @@ def _scripts(layout: Layout, large: tuple[bool, ...]) -> list[Script]:
         lasting.append(count - len(gone))
     return [
         Script(
-            count=count,
+            num_slots=count,
             full=tuple(steps),
             short=tuple(step for step in steps if step[0] > num_serials or step[1] not in gone),
             num_lasting=count - len(gone),

@@ -8,8 +8,8 @@ on); transformers 5.23 optimization.py Adafactor (factored second moment of matr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
+from vramplan.core.quick import dataclass
 from vramplan.dtypes import DType
 from vramplan.errors import CannotTellError
 from vramplan.formula.blocks import allocated

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from vramplan.core.run import Lora, Method, Run, Sizes
 from vramplan.formula.layout import Layout
 from vramplan.formula.phases import PhasePlan, plan_phases
 from vramplan.formula.setting import Setting
 from vramplan.formula.traced import Traced
-from vramplan.formula.variable import Recording
+
+if TYPE_CHECKING:
+    from vramplan.formula.variable import Recording
 
 MOST_KEPT = 64
 """Kinds of runs whose phases are kept, those asked for last."""
@@ -25,8 +28,7 @@ MOST_RECORDINGS = 4
 Values = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Recorded:
+class _Recorded(NamedTuple):
     """The phases of one run, to be made again.
 
     Args:
@@ -60,17 +62,19 @@ class _Recorded:
         )
 
 
-@dataclass(slots=True, kw_only=True)
 class _Kind:
     """Runs of one kind.
 
-    Args:
+    Attributes:
         setting: one of them: it keeps alive what the key names by identity.
         recorded: the ways that their sizes went so far, the last one first.
     """
 
-    setting: Setting
-    recorded: list[_Recorded] = field(default_factory=list)
+    __slots__ = ("recorded", "setting")
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.recorded: list[_Recorded] = []
 
 
 _kinds: OrderedDict[Hashable, _Kind] = OrderedDict()
@@ -83,7 +87,7 @@ def replan_phases(setting: Setting) -> tuple[PhasePlan, ...]:
     key = _key(setting)
     kind = _kinds.get(key)
     if kind is None:  # the only one of its kind, as far as anyone knows
-        _kinds[key] = _Kind(setting=setting)
+        _kinds[key] = _Kind(setting)
         if len(_kinds) > MOST_KEPT:
             _kinds.popitem(last=False)
         return plan_phases(setting)
@@ -131,6 +135,8 @@ def _values(run: Run) -> Values:
 
 
 def _record(setting: Setting) -> _Recorded:
+    from vramplan.formula.variable import Recording  # a single run never needs it
+
     run = setting.run
     recording = Recording(_values(run))
     # A size of 0 stays an int: that there is none of it is part of the key.

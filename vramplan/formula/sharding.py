@@ -6,8 +6,7 @@ fp32 master and two moments); torch FSDP full shard: parameters, gradients and s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from vramplan.core.quick import dataclass
 from vramplan.core.run import Sharding, ShardingStrategy
 
 MASTER_AND_MOMENTS_BYTES = 12

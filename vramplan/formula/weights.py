@@ -7,10 +7,10 @@ for each 256, a code of 256 and an offset) and nn/modules.py Int8Params (one fp3
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from vramplan.core.model import ModelShape, ModuleKind, StoredQuantization, Weight
+from vramplan.core.quick import dataclass
 from vramplan.core.run import LoadSpec, Quantization
 from vramplan.core.stack import Stack
 from vramplan.dtypes import DType, Format

@@ -40,7 +40,7 @@ class WholePass:
         self._steps += [-piece for piece in range(len(scripts) + 1)]
         self._full = [self._with_sizes(script.full) for script in scripts]
         self._short: dict[int, list[Step]] = {}
-        self._most = max(script.count for script in scripts)
+        self._most = max(script.num_slots for script in scripts)
 
     def play(self, allocator: PlainAllocator, *, again: bool) -> list[Block]:
         """Play it into an allocator.
@@ -64,7 +64,7 @@ class WholePass:
             if index == settled:
                 continue
             piece, script = pieces[index], scripts[index]
-            slots: Slots = [None] * script.count
+            slots: Slots = [None] * script.num_slots
             held[piece.kind, layer] = slots
             steps = self._full[index]
             if piece.layer is None or layer is None:

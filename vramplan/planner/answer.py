@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from vramplan.archs import read_model
 from vramplan.catalog.dirs import ProfileDirs, ProfileFile
@@ -10,6 +10,7 @@ from vramplan.catalog.gpus import find_gpu, load_gpu, nearest_gpu
 from vramplan.catalog.stacks import load_stack
 from vramplan.core.device import Gpu
 from vramplan.core.model import ModelShape
+from vramplan.core.quick import dataclass
 from vramplan.core.report import MemoryReport
 from vramplan.formula.estimate import estimate
 from vramplan.formula.setting import Setting

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from vramplan.catalog.dirs import ProfileDirs
 from vramplan.catalog.runs import RunProfile, load_run
+from vramplan.core.quick import dataclass
 from vramplan.errors import UsageError
 from vramplan.runfiles.flat import FlatRun, parse_flat
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any
 
+from vramplan.core.quick import dataclass
 from vramplan.errors import UsageError
 from vramplan.runfiles.flat_keys import ALIASES, KINDS, SWITCHED_OFF, SWITCHES
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vramplan.core.quick import dataclass
 from vramplan.errors import UsageError
 from vramplan.sources.json_file import read_json_object
 

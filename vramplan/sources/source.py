@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Literal
+
+from vramplan.core.quick import dataclass
 
 Origin = Literal["profile", "file", "folder", "cache", "hub"]
 

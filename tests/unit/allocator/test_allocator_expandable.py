@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vramplan.allocator import AllocatorConfig, CachingAllocator, OutOfMemory
+from vramplan.allocator.caching import CachingAllocator
+from vramplan.allocator.config import AllocatorConfig
+from vramplan.allocator.oom import OutOfMemory
 
 MiB = 2**20
 EXPANDABLE = AllocatorConfig(expandable_segments=True)

@@ -9,8 +9,10 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramplan.allocator import AllocatorConfig, CachingAllocator, OutOfMemory
 from vramplan.allocator.blocks import ALLOCATED, FREE, PENDING, UNMAPPED, Block
+from vramplan.allocator.caching import CachingAllocator
+from vramplan.allocator.config import AllocatorConfig
+from vramplan.allocator.oom import OutOfMemory
 from vramplan.allocator.sizes import block_bytes, segment_bytes
 from vramplan.allocator.state import segments_of
 

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramplan.allocator import AllocatorConfig, CachingAllocator, OutOfMemory, ReplayResult, replay
 from vramplan.allocator.blocks import Block
+from vramplan.allocator.caching import CachingAllocator
+from vramplan.allocator.config import AllocatorConfig
+from vramplan.allocator.oom import OutOfMemory
+from vramplan.allocator.replay import ReplayResult, replay
 from vramplan.errors import UsageError
 
 MiB = 2**20

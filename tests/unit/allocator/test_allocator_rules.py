@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vramplan.allocator import AllocatorConfig, CachingAllocator
 from vramplan.allocator.blocks import ALLOCATED, FREE, Block
+from vramplan.allocator.caching import CachingAllocator
+from vramplan.allocator.config import AllocatorConfig
 from vramplan.errors import UsageError
 
 MiB = 2**20

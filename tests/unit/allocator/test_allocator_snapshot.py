@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramplan.allocator import AllocatorConfig
 from vramplan.allocator.blocks import ALLOCATED, FREE, PENDING
+from vramplan.allocator.config import AllocatorConfig
 from vramplan.allocator.recording import Recorder
 from vramplan.allocator.snapshot import BlockRecord, Frame, SegmentRecord, Snapshot, TraceEvent
 from vramplan.allocator.snapshot_reader import load_plain, parse_snapshot, read_snapshot

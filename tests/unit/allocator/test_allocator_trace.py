@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramplan.allocator import AllocatorConfig, OutOfMemory
 from vramplan.allocator.blocks import FREE, Block, Stream
+from vramplan.allocator.config import AllocatorConfig
 from vramplan.allocator.layout import Layout
+from vramplan.allocator.oom import OutOfMemory
 from vramplan.allocator.recording import Recorder
 from vramplan.allocator.snapshot import SegmentRecord, Snapshot
 from vramplan.allocator.snapshot_reader import parse_snapshot, read_snapshot

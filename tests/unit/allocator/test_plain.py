@@ -8,8 +8,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vramplan.allocator import CachingAllocator
 from vramplan.allocator.blocks import Block as WholeBlock
+from vramplan.allocator.caching import CachingAllocator
 from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES
 from vramplan.units import MiB

@@ -11,7 +11,7 @@ import pytest
 from agreement import Case, setting_of
 from agreement_models import SMALL_MODELS
 
-from vramplan.allocator import replay
+from vramplan.allocator.replay import replay
 from vramplan.core.model import ModelShape
 from vramplan.core.run import Method, Tuning
 from vramplan.formula import passes
