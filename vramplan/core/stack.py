@@ -45,6 +45,7 @@ class Stack:
         trainer_avoids_reentrant: TRL asks for the other variant by itself.
         temperature_in_place: TRL divides logits by the temperature in place.
         fused_lm_head: TRL never makes full logits in training (GRPO, DPO, SFT).
+        sft_disables_cache: TRL SFT asks its model for no keys and values.
         sft_chunked_loss: TRL SFT computes the loss in chunks of tokens.
         sft_kbit, dpo_kbit, grpo_kbit: what that trainer makes fp32 of a quantised model before it adds adapters:
             `none`, `everything` (peft's prepare_model_for_kbit_training) or `norms` (TRL's own).
@@ -90,6 +91,7 @@ class Stack:
     trainer_avoids_reentrant: bool
     temperature_in_place: bool
     fused_lm_head: bool
+    sft_disables_cache: bool
     sft_chunked_loss: bool
     sft_kbit: str
     dpo_kbit: str

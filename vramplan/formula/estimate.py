@@ -111,7 +111,7 @@ def _optimizer_phase(setting: Setting, static: Static, plans: tuple[PhasePlan, .
                 label="the loop's outputs",
                 num_bytes=static.kept_outputs_bytes,
                 basis=Basis.MODELLED,
-                formula="logits of every token",
+                formula="logits of every token, and keys where the model returns them",
                 source="a plain loop holds the model's outputs until the next forward returns",
             )
         )

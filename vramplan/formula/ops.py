@@ -39,12 +39,10 @@ def to_autocast(tape: Tape, tensor: Tensor) -> Tensor:
         return tensor
     if tensor.leaf is None or tensor.dtype is not DType.FP32:
         return to(tape, tensor, tape.autocast)
-    cached = tape.cast_cache.get(id(tensor.leaf))
-    if cached is None:
+    if id(tensor.leaf) not in tape.cast_cache:
         with tape.owner("autocast"):
-            cached = to(tape, tensor, tape.autocast)
-        tape.cast_cache[id(tensor.leaf)] = cached
-    return cached
+            tape.cast_cache[id(tensor.leaf)] = tensor.leaf, to(tape, tensor, tape.autocast)
+    return tape.cast_cache[id(tensor.leaf)][1]
 
 
 def to_autocast_fp32(tape: Tape, tensor: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from vramplan.core.run import Method, Role, RolloutBackend, Training
 from vramplan.formula.batch import Batch
-from vramplan.formula.code import code_of
 from vramplan.formula.heads import (
     Head,
     all_logits,
@@ -21,7 +20,7 @@ from vramplan.formula.heads import (
     model_loss,
     scorer,
 )
-from vramplan.formula.logprobs import code_of as logprob_code
+from vramplan.formula.logprobs import code_of
 from vramplan.formula.modules import Modules
 from vramplan.formula.passes import trace_forward, trace_step
 from vramplan.formula.recompute import Checkpoint, checkpoint
@@ -101,14 +100,9 @@ def _score(setting: Setting) -> tuple[PhasePlan, ...]:
 
 
 def _sft(setting: Setting) -> tuple[PhasePlan, ...]:
-    sizes, training = setting.run.sizes, setting.run.training
+    sizes = setting.run.sizes
     batch = new_batch(setting, sizes.per_device_batch_size, sizes.sequence_length, trains=True)
-    batch.returns_keys = (
-        training is not None
-        and training.gradient_checkpointing
-        and setting.stack.checkpoints_return_keys
-        and code_of(setting.models[setting.run.trained.name].model_type).guards_no_cache
-    )
+    batch.returns_keys = setting.checkpoints_return_keys
     chunked = "trl" in setting.stack.named and (setting.stack.sft_chunked_loss or setting.stack.fused_lm_head)
     return (train_plan(setting, batch, chunked_loss if chunked else model_loss),)
 
@@ -117,7 +111,7 @@ def _dpo(setting: Setting, peak: PeakOf) -> tuple[PhasePlan, ...]:
     """TRL's DPOTrainer: chosen and rejected in one forward; the reference runs while its graph is alive."""
     sizes = setting.run.sizes
     rows, tokens = 2 * sizes.per_device_batch_size, sizes.sequence_length
-    code = logprob_code(setting.stack, rlt=False)
+    code = code_of(setting.stack, rlt=False)
     reference = setting.run.role("reference")
     scratch = 0
     if reference is not None:
@@ -130,7 +124,7 @@ def _dpo(setting: Setting, peak: PeakOf) -> tuple[PhasePlan, ...]:
 def _grpo(setting: Setting) -> tuple[PhasePlan, ...]:
     sizes, trained = setting.run.sizes, setting.run.trained
     rows, completion = sizes.per_device_batch_size, sizes.max_completion_length
-    code = logprob_code(setting.stack, rlt=False)
+    code = code_of(setting.stack, rlt=False)
     plans: list[PhasePlan] = []
     head = scorer(rows, completion, code)
     if setting.run.rollout is not None and setting.run.rollout.backend is not RolloutBackend.HF:
@@ -162,7 +156,7 @@ def _rlt(setting: Setting) -> tuple[PhasePlan, ...]:
             passes = (forward(setting, role, batch, full_length),)
             plans.append(PhasePlan(name=name, role=role, passes=passes, rows=1, engine_awake=awake))
     rows, completion = sizes.per_device_batch_size, sizes.max_completion_length
-    code = logprob_code(setting.stack, rlt=True)
+    code = code_of(setting.stack, rlt=True)
     if reference is not None:
         batch = new_batch(setting, rows, sizes.sequence_length, caches=True)
         passes = (forward(setting, reference, batch, scorer(rows, completion, code)),)

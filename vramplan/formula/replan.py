@@ -160,7 +160,7 @@ def _record(setting: Setting) -> _Recorded:
             gpu=setting.gpu,
         )
     )
-    return _Recorded(
+    recorded = _Recorded(
         recording=recording,
         plans=tuple(replace(plan, passes=(), rows=0) for plan in plans),
         rows=tuple(recording.index(plan.rows) for plan in plans),
@@ -169,6 +169,8 @@ def _record(setting: Setting) -> _Recorded:
             for plan in plans
         ),
     )
+    recording.close()
+    return recorded
 
 
 def _ranked(lora: Lora | None, rank: int) -> Lora | None:

@@ -80,6 +80,19 @@ class Setting:
         """Whether a role's model itself returns fp32 logits when it is given labels."""
         return self.stack.model_upcasts_logits and not code_of(self.models[role.name].model_type).own_loss
 
+    @property
+    def checkpoints_return_keys(self) -> bool:
+        """Whether the trained model's layers return keys and values of an SFT step though they are checkpointed."""
+        training, stack = self.run.training, self.stack
+        return (
+            self.run.method is Method.SFT
+            and training is not None
+            and training.gradient_checkpointing
+            and stack.checkpoints_return_keys
+            and code_of(self.models[self.run.trained.name].model_type).guards_no_cache
+            and not ("trl" in stack.named and stack.sft_disables_cache)
+        )
+
     def autocast(self, role: Role) -> DType | None:
         """The autocast dtype that a role's forward runs in.
 

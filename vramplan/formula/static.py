@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from vramplan.allocator.sizes import block_bytes
+from vramplan.core.model import FusedProjection
 from vramplan.core.report import Basis, Component, Entry
 from vramplan.core.run import Method, Role
 from vramplan.dtypes import DType
@@ -143,16 +144,25 @@ class Static:
 
     @cached_property
     def kept_outputs_bytes(self) -> int:
-        """Logits that a plain loop's `outputs` still hold when the optimizer steps; 0 where a trainer dropped them."""
+        """What a plain loop's `outputs` still hold when the optimizer steps; 0 where a trainer dropped them.
+
+        Logits, and the keys and values of a model that returns them (`Setting.checkpoints_return_keys`).
+        """
         setting = self.setting
         if setting.run.method is not Method.SFT or setting.trainer_named:
             return 0
         role, sizes = setting.run.trained, setting.run.sizes
+        model = setting.models[role.name]
         dtype = setting.autocast(role) or role.load.dtype
+        keys = 0
+        if setting.checkpoints_return_keys:
+            for layer, count in model.layer_groups():
+                assert isinstance(layer.attention.projections, FusedProjection)
+                keys += count * layer.attention.projections.query_key_value.out_features * dtype.itemsize
         if role.load.kbit_fp32_upcast or setting.model_upcasts_logits(role):
             dtype = DType.FP32
         tokens = sizes.per_device_batch_size * sizes.sequence_length
-        return tokens * setting.models[role.name].vocab_size * dtype.itemsize
+        return tokens * (model.vocab_size * dtype.itemsize + keys)
 
     @cached_property
     def workspace_sizes(self) -> Sizes:

@@ -52,7 +52,7 @@ class Tape:
         self.owners: list[str] = []
         self.grad_enabled = True
         self.autocast: DType | None = None
-        self.cast_cache: dict[int, Tensor] = {}
+        self.cast_cache: dict[int, tuple[Leaf, Tensor]] = {}  # by the leaf's id, and with it: ids are used again
         self.component = "activations"
         self.frame: Frame | None = None
         self.num_nodes = 0

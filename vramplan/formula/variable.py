@@ -61,6 +61,11 @@ class Recording:
             self._steps.append((*key, -1, known))
         return known
 
+    def close(self) -> None:
+        """Ends the recording: it and its variables point at each other no more, and go without a search for cycles."""
+        self.inputs = ()
+        self._results.clear()
+
     def again(self, values: Sequence[int]) -> list[int] | None:
         """Every size for other values of the inputs, by index; None where a comparison comes to something else."""
         found = self.values.copy()
@@ -134,7 +139,7 @@ class Variable:
 
     def __index__(self) -> int:
         """Used as a count: only for this value do the formulas go this way."""
-        assert self == self.value
+        self._recording.compared(operator.eq, self, self.value)
         return self.value
 
     __int__ = __index__

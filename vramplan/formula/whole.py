@@ -84,7 +84,8 @@ class WholePass:
                 steps = self._short[index]
             before = allocator.reserved_bytes
             allocator.run(steps, slots, others)
-            settled = index if script.is_closed and allocator.reserved_bytes == before else None
+            is_whole = steps is self._full[index]
+            settled = index if is_whole and script.is_closed and allocator.reserved_bytes == before else None
         return [block for slots in held.values() for block in slots if block is not None]
 
     def _with_sizes(self, script: Sequence[tuple[int, int]]) -> list[Step]:

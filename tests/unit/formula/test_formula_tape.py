@@ -281,6 +281,15 @@ def test_autocast_caches_the_cast_of_a_weight_that_trains_until_the_region_ends(
     assert alive(tape) == []
 
 
+def test_a_cast_is_never_taken_for_another_leafs() -> None:
+    """Leaves that are gone, whose addresses are used again."""
+    tape = Tape()
+    with tape.autocasting(DType.BF16):
+        for count in range(1, 50):
+            to_autocast(tape, parameter(N, DType.FP32, trains=True))
+            assert tape.sizes == [N * 2] * count
+
+
 def test_autocast_casts_a_frozen_weight_each_time() -> None:
     tape = Tape()
     weight = parameter(N, DType.FP32, trains=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from vramplan.catalog.dirs import profile_dirs
 from vramplan.formula.phases import plan_phases
 from vramplan.formula.setting import Setting
+from vramplan.formula.static import Static
 from vramplan.planner.answer import prepare
 from vramplan.runfiles.flat import parse_flat
 
@@ -73,16 +75,33 @@ def test_nothing_else_kept_its_keys(changes: dict[str, Any]) -> None:
     assert peak_of(setting_of("4.52.4", **changes)) == peak_of(setting_of("4.53.0", **changes))
 
 
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_both_ways_of_checkpointing_keep_them(reentrant: bool) -> None:
-    trl = "0.13.0" if reentrant else "0.27.0"
-    before, after = (
-        setting_of(version, stack={"transformers": version, "trl": trl, "torch": "2.4.1"})
+@pytest.mark.parametrize(("trl", "asks"), [("0.14.0", False), ("0.16.1", True), ("0.21.0", False), ("0.22.0", True)])
+def test_a_trainer_may_ask_for_no_cache_by_itself(trl: str, asks: bool) -> None:
+    old, new = (
+        peak_of(setting_of(version, stack={"transformers": version, "trl": trl})) for version in ("4.52.4", "4.53.0")
+    )
+    assert (old == new) is asks
+
+
+def test_a_plain_loop_holds_them_when_the_optimizer_steps() -> None:
+    old, new = (
+        Static(setting_of(version, stack={"transformers": version})).kept_outputs_bytes
         for version in ("4.52.4", "4.53.0")
     )
-    assert before.run.training is not None
-    assert before.run.training.reentrant_checkpointing is reentrant
-    assert peak_of(before) > peak_of(after)
+    assert new == ROWS * TOKENS * VOCABULARY * 2
+    assert old - new == LAYERS * ROWS * TOKENS * (WIDTH + 2 * KEY_WIDTH) * 2
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_both_ways_of_checkpointing_keep_them(reentrant: bool) -> None:
+    before, after = (setting_of(version, stack={"transformers": version}) for version in ("4.52.4", "4.53.0"))
+    peaks = []
+    for setting in (before, after):
+        assert setting.run.training is not None
+        training = replace(setting.run.training, reentrant_checkpointing=reentrant)
+        run = replace(setting.run, training=training)
+        peaks.append(peak_of(Setting(run=run, models=setting.models, stack=setting.stack, gpu=setting.gpu)))
+    assert peaks[0] > peaks[1]
 
 
 def test_models_with_a_loss_of_their_own_took_it_of_16_bit_logits_until_4_49() -> None:

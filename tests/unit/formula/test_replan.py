@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +114,23 @@ def test_kinds_are_forgotten_in_the_order_they_were_last_asked_for(monkeypatch: 
     methods = [kind.setting.run.method.value for kind in replan._kinds.values()]
     assert methods == ["sft", "inference"]
     assert next(iter(replan._kinds.values())).recorded  # qlora's
+
+
+def test_what_is_forgotten_is_gone_without_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replan, "_kinds", type(replan._kinds)())
+    monkeypatch.setattr(replan, "MOST_RECORDINGS", 1)
+    sizes = {"rows": 1, "prompt": 64, "completion": 8, "rank": 4}
+    windows = [setting_of("windows", **sizes | {"prompt": prompt}) for prompt in (64, 5000, 64, 5000, 64, 5000)]
+    for setting in windows:
+        replan_phases(setting)
+    gc.collect()
+    gc.disable()
+    try:
+        for setting in windows:
+            replan_phases(setting)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @given(
