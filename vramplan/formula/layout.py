@@ -6,13 +6,16 @@ follows from it is worked out once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from operator import itemgetter
+from typing import NamedTuple, TypeVar
 
 from vramplan.formula.tape import Tape
+
+_T = TypeVar("_T")
 
 CACHE, FORWARD, BACKWARD = "cache", "forward", "backward"
 
@@ -35,13 +38,34 @@ class Piece(NamedTuple):
     end: int
 
 
+class Steps(NamedTuple):
+    """Steps of an allocator without their sizes.
+
+    Args:
+        pick: picks what each step asks for of a list of it.
+        slots: of each step.
+    """
+
+    pick: Callable[[Sequence[int]], Sequence[int]]
+    slots: tuple[int, ...]
+
+    def of(self, whats: Sequence[int]) -> list[tuple[int, int]]:
+        """The steps, each with what it asks for."""
+        return list(zip(self.pick(whats), self.slots, strict=True))
+
+
+def _steps(steps: Sequence[tuple[int, int]]) -> Steps:
+    return Steps(pick=picker([what for what, _ in steps]), slots=tuple(slot for _, slot in steps))
+
+
 class Script(NamedTuple):
     """The large tensors of one piece, as the allocator is to be told of them.
 
     Args:
         num_slots: how many it asks for.
-        full: (what, slot) in order; what is a serial that is asked for, or, from the number of serials on, 0 for a slot
-            of its own that is given back, 1 + n for one of piece n, named from the end because layers differ in front.
+        full: what and which slot, in order; what is a serial that is asked for, or, from the number of serials on, 0 for
+            a slot of its own that is given back, 1 + n for one of piece n, named from the end because layers differ in
+            front.
         short: the same without what lives and dies inside it.
         num_lasting: how many it asks for that outlive the piece.
         owners: the other pieces of which it gives something back.
@@ -51,8 +75,8 @@ class Script(NamedTuple):
     """
 
     num_slots: int
-    full: tuple[tuple[int, int], ...]
-    short: tuple[tuple[int, int], ...]
+    full: Steps
+    short: Steps
     num_lasting: int
     owners: tuple[int, ...]
     leaves: bool
@@ -110,6 +134,23 @@ class Layout:
         ]
 
     @cached_property
+    def multiples(self) -> list[Change]:
+        """Changes that stand for more than one tensor: `courses` finds their bytes behind those of single ones."""
+        return list(dict.fromkeys(one for changes in self.changes for one in changes if one[1] not in (1, -1)))
+
+    @cached_property
+    def courses(self) -> list[Callable[[Sequence[int]], Sequence[int]]]:
+        """For each piece what picks the bytes of its changes, in order.
+
+        They are picked of the bytes of each serial, those of each serial given back, and those of `multiples`.
+        """
+        num_serials = len(self.owners)
+        places = {change: 2 * num_serials + place for place, change in enumerate(self.multiples)}
+        for serial in range(num_serials):
+            places[serial, 1], places[serial, -1] = serial, num_serials + serial
+        return [picker([places[change] for change in changes]) for changes in self.changes]
+
+    @cached_property
     def nets(self) -> list[tuple[tuple[str, ...], list[Change]]]:
         """For each piece the components that it touches, in order, and its changes without what cancels out."""
         found = []
@@ -158,6 +199,13 @@ class Layout:
         if found is None:
             found = self._scripts[large] = tuple(_scripts(self, large))
         return found
+
+
+def picker(places: Sequence[int]) -> Callable[[Sequence[_T]], Sequence[_T]]:
+    """What picks the items at these places of a sequence, without running code of ours for each."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda items: [items[place] for place in places]
 
 
 def pieces_of(
@@ -231,8 +279,8 @@ def _scripts(layout: Layout, large: tuple[bool, ...]) -> list[Script]:
     return [
         Script(
             num_slots=count,
-            full=tuple(steps),
-            short=tuple(step for step in steps if step[0] > num_serials or step[1] not in gone),
+            full=_steps(steps),
+            short=_steps([step for step in steps if step[0] > num_serials or step[1] not in gone]),
             num_lasting=count - len(gone),
             owners=tuple(others),
             leaves=left > 0,

@@ -7,12 +7,12 @@ times as long as doing its arithmetic again. `tests/unit/formula/test_replan.py`
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from vramplan.core.run import Lora, Method, Run, Sizes
-from vramplan.formula.layout import Layout
+from vramplan.formula.layout import Layout, picker
 from vramplan.formula.phases import PhasePlan, plan_phases
 from vramplan.formula.setting import Setting
 from vramplan.formula.traced import Traced
@@ -35,13 +35,13 @@ class _Recorded(NamedTuple):
         recording: the arithmetic on its sizes.
         plans: the phases, without passes.
         rows: where the recording has each phase's rows.
-        passes: for each phase its passes: their order, and where the recording has each size.
+        passes: for each phase its passes: their order, and what picks their sizes of the recording's.
     """
 
     recording: Recording
     plans: tuple[PhasePlan, ...]
     rows: tuple[int, ...]
-    passes: tuple[tuple[tuple[Layout, tuple[int, ...]], ...], ...]
+    passes: tuple[tuple[tuple[Layout, Callable[[Sequence[int]], Sequence[int]]], ...], ...]
 
     def again(self, values: Values, run: Run) -> tuple[PhasePlan, ...] | None:
         """The phases for other sizes, or None where those go another way."""
@@ -54,9 +54,7 @@ class _Recorded(NamedTuple):
                 plan,
                 role=roles[plan.role.name],
                 rows=found[rows],
-                passes=tuple(
-                    Traced(layout=layout, sizes=[found[index] for index in indices]) for layout, indices in passes
-                ),
+                passes=tuple(Traced(layout=layout, sizes=pick(found)) for layout, pick in passes),
             )
             for plan, rows, passes in zip(self.plans, self.rows, self.passes, strict=True)
         )
@@ -165,7 +163,7 @@ def _record(setting: Setting) -> _Recorded:
         plans=tuple(replace(plan, passes=(), rows=0) for plan in plans),
         rows=tuple(recording.index(plan.rows) for plan in plans),
         passes=tuple(
-            tuple((one.layout, tuple(recording.index(size) for size in one.sizes)) for one in plan.passes)
+            tuple((one.layout, picker([recording.index(size) for size in one.sizes])) for one in plan.passes)
             for plan in plans
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import neg
 from typing import NamedTuple
 
 from vramplan.formula.layout import Layout
@@ -33,8 +34,8 @@ def level_of(layout: Layout, blocks: Sequence[int], resident: Amounts) -> Level:
         blocks: bytes in the allocator of each serial.
         resident: bytes by component before it.
     """
-    courses = [[blocks[serial] * times for serial, times in changes] for changes in layout.changes]
-    courses = [list(accumulate(course)) or [0] for course in courses]
+    changed = [*blocks, *map(neg, blocks), *(times * blocks[serial] for serial, times in layout.multiples)]
+    courses = [list(accumulate(pick(changed))) or [0] for pick in layout.courses]
     highs = [max(course) for course in courses]
     now = highest = sum(resident.values())
     at: tuple[int, int] | None = None

@@ -31,7 +31,7 @@ class Traced:
     def blocks(self) -> list[int]:
         """Bytes that each serial takes in the allocator."""
         known = {size: allocated(size) for size in set(self.sizes)}
-        return [known[size] for size in self.sizes]
+        return list(map(known.__getitem__, self.sizes))
 
     @property
     def events(self) -> list[int]:

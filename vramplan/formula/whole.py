@@ -9,8 +9,6 @@ missed. `tests/unit/formula/test_whole.py` holds the rest to what everything in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES
 from vramplan.formula.layout import BACKWARD
@@ -38,7 +36,7 @@ class WholePass:
         self._scripts = scripts = traced.layout.scripts(tuple([size > SMALL_BYTES for size in traced.sizes]))
         self._steps = [-(-size // MIN_BLOCK_BYTES) for size in traced.sizes]
         self._steps += [-piece for piece in range(len(scripts) + 1)]
-        self._full = [self._with_sizes(script.full) for script in scripts]
+        self._full = [script.full.of(self._steps) for script in scripts]
         self._short: dict[int, list[Step]] = {}
         self._most = max(script.num_slots for script in scripts)
 
@@ -80,17 +78,15 @@ class WholePass:
                 shortens = again and not leaves and script.num_lasting <= MOST_LASTING
             if shortens and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS:
                 if index not in self._short:
-                    self._short[index] = self._with_sizes(script.short)
+                    self._short[index] = script.short.of(self._steps)
                 steps = self._short[index]
             before = allocator.reserved_bytes
             allocator.run(steps, slots, others)
             is_whole = steps is self._full[index]
             settled = index if is_whole and script.is_closed and allocator.reserved_bytes == before else None
+        if not leaves:
+            return []
         return [block for slots in held.values() for block in slots if block is not None]
-
-    def _with_sizes(self, script: Sequence[tuple[int, int]]) -> list[Step]:
-        steps = self._steps
-        return [(steps[what], slot) for what, slot in script]
 
     def _everywhere(
         self, steps: list[Step], slots: Slots, held: dict[tuple[str, int | None], Slots]
