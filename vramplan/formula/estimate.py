@@ -10,11 +10,11 @@ from vramplan.core.run import Method
 from vramplan.formula.kv_cache import kv_cache_bytes
 from vramplan.formula.outside import engine_entries, fragmentation_entry
 from vramplan.formula.phases import PhasePlan
-from vramplan.formula.replan import replan_phases
+from vramplan.formula.replan import kind_of
 from vramplan.formula.reserved import Reserved, reserve
 from vramplan.formula.segments import Amounts
 from vramplan.formula.setting import Setting
-from vramplan.formula.static import Static
+from vramplan.formula.static import Static, kept_outputs_bytes
 
 DYNAMIC_SOURCE = "vramplan/formula: PyTorch's autograd rules on the modules of transformers and peft"
 
@@ -46,8 +46,8 @@ def _own_bytes(phase: Phase) -> int:
 
 def estimate(setting: Setting) -> Estimate:
     """Every phase of a run, with what is alive in it at its highest point."""
-    static = Static(setting)
-    plans = replan_phases(setting)
+    kind = kind_of(setting)
+    static, plans = kind.static, kind.phases(setting)
     reserved = reserve(setting, static, plans)
     phases = [_load_phase(setting, static, reserved)]
     phases += [_phase(setting, static, plan, reserved) for plan in plans]
@@ -104,12 +104,13 @@ def _optimizer_phase(setting: Setting, static: Static, plans: tuple[PhasePlan, .
     train = plans[-1]
     entries = [entry for entry in _resident_entries(static, train) if entry.component is not Component.GRADIENTS]
     entries.append(_gradient_entry(static))
-    if static.kept_outputs_bytes:
+    kept_bytes = kept_outputs_bytes(setting)
+    if kept_bytes:
         entries.append(
             Entry(
                 component=Component.LOGITS,
                 label="the loop's outputs",
-                num_bytes=static.kept_outputs_bytes,
+                num_bytes=kept_bytes,
                 basis=Basis.MODELLED,
                 formula="logits of every token, and keys where the model returns them",
                 source="a plain loop holds the model's outputs until the next forward returns",

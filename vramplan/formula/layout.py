@@ -63,9 +63,9 @@ class Script(NamedTuple):
 
     Args:
         num_slots: how many it asks for.
-        full: what and which slot, in order; what is a serial that is asked for, or, from the number of serials on, 0 for
-            a slot of its own that is given back, 1 + n for one of piece n, named from the end because layers differ in
-            front.
+        full: what and which slot, in order; what is a serial that is asked for, or, from the number of serials on, 0
+            for a slot of its own that is given back, 1 + n for one of piece n, named from the end because layers
+            differ in front.
         short: the same without what lives and dies inside it.
         num_lasting: how many it asks for that outlive the piece.
         owners: the other pieces of which it gives something back.

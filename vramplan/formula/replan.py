@@ -11,10 +11,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from vramplan.core.run import Lora, Method, Run, Sizes
+from vramplan.core.run import Method, Run, Sizes
 from vramplan.formula.layout import Layout, picker
 from vramplan.formula.phases import PhasePlan, plan_phases
 from vramplan.formula.setting import Setting
+from vramplan.formula.static import Static
 from vramplan.formula.traced import Traced
 
 if TYPE_CHECKING:
@@ -60,75 +61,82 @@ class _Recorded(NamedTuple):
         )
 
 
-class _Kind:
-    """Runs of one kind.
+class Kind:
+    """Runs that differ in their sizes only.
 
     Attributes:
-        setting: one of them: it keeps alive what the key names by identity.
-        recorded: the ways that their sizes went so far, the last one first.
+        static: what they all have on the device whatever phase runs.
     """
 
-    __slots__ = ("recorded", "setting")
+    __slots__ = ("_recorded", "_setting", "_was_traced", "static")
 
     def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self.recorded: list[_Recorded] = []
+        """Of one of them, which keeps alive what the key names by identity."""
+        self._setting = setting
+        self._was_traced = False
+        self._recorded: list[_Recorded] = []  # the ways that their sizes went so far, the last one first
+        self.static = Static(setting)
+
+    def phases(self, setting: Setting) -> tuple[PhasePlan, ...]:
+        """What `plan_phases` says of one of them, sooner than it from the third on."""
+        if not self._was_traced:  # the only one of its kind, as far as anyone knows
+            self._was_traced = True
+            return plan_phases(setting)
+        if setting.run.method is Method.DPO:  # the height of the reference's pass is a size in the other's
+            return plan_phases(setting)
+        values = _values(setting.run)
+        for index, one in enumerate(self._recorded):
+            plans = one.again(values, setting.run)
+            if plans is not None:
+                self._recorded.insert(0, self._recorded.pop(index))
+                return plans
+        recorded = _record(setting)
+        self._recorded = [recorded, *self._recorded][:MOST_RECORDINGS]
+        plans = recorded.again(values, setting.run)
+        assert plans is not None
+        return plans
 
 
-_kinds: OrderedDict[Hashable, _Kind] = OrderedDict()
+_kinds: OrderedDict[Hashable, Kind] = OrderedDict()
 
 
-def replan_phases(setting: Setting) -> tuple[PhasePlan, ...]:
-    """What `plan_phases` says, sooner for a run that differs from earlier ones in its sizes only."""
-    if setting.run.method is Method.DPO:  # the height of the reference's pass is a size in the other's
-        return plan_phases(setting)
+def kind_of(setting: Setting) -> Kind:
+    """The kind of a run."""
     key = _key(setting)
     kind = _kinds.get(key)
-    if kind is None:  # the only one of its kind, as far as anyone knows
-        _kinds[key] = _Kind(setting)
+    if kind is None:
+        kind = _kinds[key] = Kind(setting)
         if len(_kinds) > MOST_KEPT:
             _kinds.popitem(last=False)
-        return plan_phases(setting)
-    _kinds.move_to_end(key)
-    values = _values(setting.run)
-    for index, one in enumerate(kind.recorded):
-        plans = one.again(values, setting.run)
-        if plans is not None:
-            kind.recorded.insert(0, kind.recorded.pop(index))
-            return plans
-    recorded = _record(setting)
-    kind.recorded = [recorded, *kind.recorded][:MOST_RECORDINGS]
-    plans = recorded.again(values, setting.run)
-    assert plans is not None
-    return plans
+    else:
+        _kinds.move_to_end(key)
+    return kind
 
 
 def _key(setting: Setting) -> Hashable:
-    """Everything that phases depend on but sizes; of those, which are zero."""
+    """Everything that a run's bytes depend on but sizes; of those, which are zero."""
     run = setting.run
     training = run.training
     if training is not None:
-        training = replace(training, lora=_ranked(training.lora, 1), gradient_accumulation_steps=0)
+        training = replace(training, gradient_accumulation_steps=0)
     return (
         replace(run, sizes=None, training=training),  # type: ignore[arg-type]
         run.training is not None and run.training.gradient_accumulation_steps > 1,
         tuple(value > 0 for value in _values(run)),
         tuple(id(setting.models[role.name]) for role in run.roles),
         id(setting.stack),
-        setting.gpu.compute_capability,
+        setting.gpu,
     )
 
 
 def _values(run: Run) -> Values:
     """The sizes of a run."""
     sizes = run.sizes
-    lora = None if run.training is None else run.training.lora
     return (
         sizes.per_device_batch_size,
         sizes.rollout_rows,
         sizes.max_prompt_length,
         sizes.max_completion_length,
-        0 if lora is None else lora.r,
     )
 
 
@@ -138,7 +146,7 @@ def _record(setting: Setting) -> _Recorded:
     run = setting.run
     recording = Recording(_values(run))
     # A size of 0 stays an int: that there is none of it is part of the key.
-    rows, rollout_rows, prompt, completion, rank = (variable if variable.value else 0 for variable in recording.inputs)
+    rows, rollout_rows, prompt, completion = (variable if variable.value else 0 for variable in recording.inputs)
     sizes = Sizes(
         per_device_batch_size=rows,  # type: ignore[arg-type]
         batch_size=None,
@@ -147,12 +155,9 @@ def _record(setting: Setting) -> _Recorded:
         max_prompt_length=prompt,  # type: ignore[arg-type]
         max_completion_length=completion,  # type: ignore[arg-type]
     )
-    training = run.training
-    if training is not None:
-        training = replace(training, lora=_ranked(training.lora, rank))  # type: ignore[arg-type]
     plans = plan_phases(
         Setting(
-            run=replace(run, sizes=sizes, training=training),
+            run=replace(run, sizes=sizes),
             models=setting.models,
             stack=setting.stack,
             gpu=setting.gpu,
@@ -169,7 +174,3 @@ def _record(setting: Setting) -> _Recorded:
     )
     recording.close()
     return recorded
-
-
-def _ranked(lora: Lora | None, rank: int) -> Lora | None:
-    return None if lora is None else replace(lora, r=rank)

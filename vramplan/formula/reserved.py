@@ -8,7 +8,7 @@ from vramplan.core.run import Method
 from vramplan.formula.loading import largest_temporary, with_adapters
 from vramplan.formula.phases import PhasePlan
 from vramplan.formula.setting import Setting
-from vramplan.formula.static import Static
+from vramplan.formula.static import Static, kept_outputs_bytes
 from vramplan.formula.timeline import Blocks, Timeline
 from vramplan.formula.whole import WholePass
 
@@ -61,7 +61,7 @@ def reserve(setting: Setting, static: Static, plans: tuple[PhasePlan, ...]) -> R
         if not cycle:
             timeline.allocate(((workspace, threads - 1),))
             timeline.allocate(static.state_sizes)
-        kept = timeline.allocate(((static.kept_outputs_bytes, 1),))
+        kept = timeline.allocate(((kept_outputs_bytes(setting), 1),))
         timeline.free(timeline.allocate(static.step_sizes))
         _note(timeline, result, "optimizer")
         timeline.free(kept)

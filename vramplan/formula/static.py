@@ -27,16 +27,17 @@ def allocated_total(sizes: Iterable[tuple[int, int]]) -> int:
 
 
 class Static:
-    """The sizes of everything that outlives a phase.
+    """The sizes of everything that outlives a phase, whatever the sizes of the run's batches.
 
     Args:
-        setting: the run.
+        setting: the run, or one that differs from it in its sizes only.
     """
 
     def __init__(self, setting: Setting) -> None:
         """See the class."""
         self.setting = setting
         self.division = division(setting.run.sharding)
+        self._entries: dict[str, tuple[Entry, ...]] = {}
 
     def weight_sizes(self, role: Role) -> Sizes:
         """A role's weights and the buffers beside them."""
@@ -143,28 +144,6 @@ class Static:
         return ((self.step_bytes, 1),) if self.step_bytes else ()
 
     @cached_property
-    def kept_outputs_bytes(self) -> int:
-        """What a plain loop's `outputs` still hold when the optimizer steps; 0 where a trainer dropped them.
-
-        Logits, and the keys and values of a model that returns them (`Setting.checkpoints_return_keys`).
-        """
-        setting = self.setting
-        if setting.run.method is not Method.SFT or setting.trainer_named:
-            return 0
-        role, sizes = setting.run.trained, setting.run.sizes
-        model = setting.models[role.name]
-        dtype = setting.autocast(role) or role.load.dtype
-        keys = 0
-        if setting.checkpoints_return_keys:
-            for layer, count in model.layer_groups():
-                assert isinstance(layer.attention.projections, FusedProjection)
-                keys += count * layer.attention.projections.query_key_value.out_features * dtype.itemsize
-        if role.load.kbit_fp32_upcast or setting.model_upcasts_logits(role):
-            dtype = DType.FP32
-        tokens = sizes.per_device_batch_size * sizes.sequence_length
-        return tokens * (model.vocab_size * dtype.itemsize + keys)
-
-    @cached_property
     def workspace_sizes(self) -> Sizes:
         """cuBLAS workspaces: one for each thread that multiplies, and autograd's backward has a thread of its own."""
         threads = 1 if self.setting.run.training is None else 2
@@ -172,14 +151,16 @@ class Static:
 
     def is_resident(self, role: Role, active: Role) -> bool:
         """Whether a role's weights are on the device while `active` runs."""
-        return not role.offloaded or role is active or active.shares == role.name
+        return not role.offloaded or role == active or active.shares == role.name
 
     def weight_entries(self, active: Role | None) -> list[Entry]:
         """One line for each role on the device; where none is active, for each that does not rest in host memory."""
-        entries = []
+        entries: list[Entry] = []
         for role in self.setting.run.roles:
             if not role.offloaded if active is None else self.is_resident(role, active):
-                entries += self._role_entries(role)
+                if role.name not in self._entries:
+                    self._entries[role.name] = self._role_entries(role)
+                entries += self._entries[role.name]
         return entries
 
     def gathered_entries(self, role: Role, *, generates: bool) -> list[Entry]:
@@ -198,11 +179,11 @@ class Static:
             )
         ]
 
-    def _role_entries(self, role: Role) -> list[Entry]:
+    def _role_entries(self, role: Role) -> tuple[Entry, ...]:
         sizes = self.weight_sizes(role)
         exact = sum(num_bytes * count for num_bytes, count in sizes)
         per_gpu = f", over {self.division.weights} GPUs" if self.division.weights > 1 else ""
-        return [
+        return (
             Entry(
                 component=Component.WEIGHTS,
                 label=role.name,
@@ -219,7 +200,28 @@ class Static:
                 formula="each tensor to 512 B, and what its block keeps: up to 1 MiB that is left of a free one",
                 source="c10/cuda/CUDACachingAllocator.cpp round_size, should_split",
             ),
-        ]
+        )
+
+
+def kept_outputs_bytes(setting: Setting) -> int:
+    """What a plain loop's `outputs` still hold when the optimizer steps; 0 where a trainer dropped them.
+
+    Logits, and the keys and values of a model that returns them (`Setting.checkpoints_return_keys`).
+    """
+    if setting.run.method is not Method.SFT or setting.trainer_named:
+        return 0
+    role, sizes = setting.run.trained, setting.run.sizes
+    model = setting.models[role.name]
+    dtype = setting.autocast(role) or role.load.dtype
+    keys = 0
+    if setting.checkpoints_return_keys:
+        for layer, count in model.layer_groups():
+            assert isinstance(layer.attention.projections, FusedProjection)
+            keys += count * layer.attention.projections.query_key_value.out_features * dtype.itemsize
+    if role.load.kbit_fp32_upcast or setting.model_upcasts_logits(role):
+        dtype = DType.FP32
+    tokens = sizes.per_device_batch_size * sizes.sequence_length
+    return tokens * (model.vocab_size * dtype.itemsize + keys)
 
 
 def weights_formula(stored: tuple[StoredWeight, ...], role: Role) -> str:

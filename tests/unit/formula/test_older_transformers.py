@@ -10,7 +10,7 @@ import pytest
 from vramplan.catalog.dirs import profile_dirs
 from vramplan.formula.phases import plan_phases
 from vramplan.formula.setting import Setting
-from vramplan.formula.static import Static
+from vramplan.formula.static import kept_outputs_bytes
 from vramplan.planner.answer import prepare
 from vramplan.runfiles.flat import parse_flat
 
@@ -85,8 +85,7 @@ def test_a_trainer_may_ask_for_no_cache_by_itself(trl: str, asks: bool) -> None:
 
 def test_a_plain_loop_holds_them_when_the_optimizer_steps() -> None:
     old, new = (
-        Static(setting_of(version, stack={"transformers": version})).kept_outputs_bytes
-        for version in ("4.52.4", "4.53.0")
+        kept_outputs_bytes(setting_of(version, stack={"transformers": version})) for version in ("4.52.4", "4.53.0")
     )
     assert new == ROWS * TOKENS * VOCABULARY * 2
     assert old - new == LAYERS * ROWS * TOKENS * (WIDTH + 2 * KEY_WIDTH) * 2

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from vramplan.catalog.dirs import profile_dirs
 from vramplan.formula import replan
 from vramplan.formula.phases import PhasePlan, plan_phases
-from vramplan.formula.replan import replan_phases
+from vramplan.formula.replan import kind_of
 from vramplan.formula.setting import Setting
+from vramplan.formula.static import Static
 from vramplan.formula.variable import Recording
 from vramplan.planner.answer import prepare
 from vramplan.runfiles.flat import parse_flat
@@ -60,6 +61,10 @@ def setting_of(name: str, *, rows: int, prompt: int, completion: int, rank: int)
     return prepare(flat, profile_dirs())[0]
 
 
+def phases_of(setting: Setting) -> tuple[PhasePlan, ...]:
+    return kind_of(setting).phases(setting)
+
+
 def told(plans: tuple[PhasePlan, ...]) -> list[object]:
     return [
         (replace(plan, passes=()), [(one.events, one.layout.owners, one.layout.pieces) for one in plan.passes])
@@ -84,7 +89,7 @@ SIZES = st.fixed_dictionaries(
 def test_phases_made_again_are_those_of_a_trace(name: str, sizes: list[dict[str, int]]) -> None:
     for one in sizes:
         setting = setting_of(name, **one)
-        again = replan_phases(setting)
+        again = phases_of(setting)
         assert told(again) == told(plan_phases(setting))
         assert all(plan.role in setting.run.roles for plan in again)
 
@@ -93,16 +98,16 @@ def test_the_third_of_a_kind_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> N
     sizes = {"rows": 1, "prompt": 700, "completion": 90, "rank": 4}
     monkeypatch.setattr(replan, "_kinds", type(replan._kinds)())
     for length in (700, 710):
-        replan_phases(setting_of("qlora", **sizes | {"prompt": length}))
+        phases_of(setting_of("qlora", **sizes | {"prompt": length}))
 
     def trace(_setting: Setting) -> tuple[PhasePlan, ...]:
         raise AssertionError("traced")
 
     monkeypatch.setattr(replan, "plan_phases", trace)
-    (plan,) = replan_phases(setting_of("qlora", **sizes | {"prompt": 720, "rows": 2, "rank": 8}))
+    (plan,) = phases_of(setting_of("qlora", **sizes | {"prompt": 720, "rows": 2}))
     assert plan.rows == 2
     with pytest.raises(AssertionError, match="traced"):  # another kind
-        replan_phases(setting_of("full", **sizes))
+        phases_of(setting_of("full", **sizes))
 
 
 def test_kinds_are_forgotten_in_the_order_they_were_last_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,10 +115,20 @@ def test_kinds_are_forgotten_in_the_order_they_were_last_asked_for(monkeypatch: 
     monkeypatch.setattr(replan, "MOST_KEPT", 2)
     sizes = {"rows": 1, "prompt": 64, "completion": 8, "rank": 4}
     for name in ("qlora", "full", "qlora", "inference"):
-        replan_phases(setting_of(name, **sizes))
-    methods = [kind.setting.run.method.value for kind in replan._kinds.values()]
-    assert methods == ["sft", "inference"]
-    assert next(iter(replan._kinds.values())).recorded  # qlora's
+        phases_of(setting_of(name, **sizes))
+    kept = list(replan._kinds.values())
+    assert kept == [kind_of(setting_of(name, **sizes)) for name in ("qlora", "inference")]
+
+
+def test_what_outlives_phases_is_one_for_a_kind() -> None:
+    sizes = {"prompt": 700, "completion": 90, "rank": 4}
+    one, other = (setting_of("qlora", rows=rows, **sizes) for rows in (1, 3))
+    assert kind_of(one).static is kind_of(other).static
+    assert kind_of(one).static is not kind_of(setting_of("qlora", rows=1, **sizes | {"rank": 8})).static
+    fresh = Static(other)
+    for name in ("adapters_bytes", "gradients_bytes", "states_bytes", "step_bytes", "workspace_sizes"):
+        assert getattr(kind_of(other).static, name) == getattr(fresh, name)
+    assert kind_of(other).static.weight_entries(other.run.trained) == fresh.weight_entries(other.run.trained)
 
 
 def test_what_is_forgotten_is_gone_without_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,12 +137,12 @@ def test_what_is_forgotten_is_gone_without_the_collector(monkeypatch: pytest.Mon
     sizes = {"rows": 1, "prompt": 64, "completion": 8, "rank": 4}
     windows = [setting_of("windows", **sizes | {"prompt": prompt}) for prompt in (64, 5000, 64, 5000, 64, 5000)]
     for setting in windows:
-        replan_phases(setting)
+        phases_of(setting)
     gc.collect()
     gc.disable()
     try:
         for setting in windows:
-            replan_phases(setting)
+            phases_of(setting)
         assert gc.collect() == 0
     finally:
         gc.enable()

@@ -12,7 +12,7 @@ from vramplan.core.run import Method, Role, RolloutBackend, Run
 from vramplan.formula.kv_cache import kv_cache_bytes
 from vramplan.formula.loading import largest_temporary
 from vramplan.formula.setting import Setting
-from vramplan.formula.static import Static
+from vramplan.formula.static import Static, kept_outputs_bytes
 from vramplan.planner.search.families import Family, Ground
 from vramplan.planner.search.grid import Values, is_grid
 from vramplan.planner.search.tables import Points, at, own_peaks, rollout_peaks
@@ -142,7 +142,7 @@ class Evaluator:
         """The optimizer's step: rows × 1 × lengths × ranks."""
         base = np.array([one.step_bytes for one in residents], dtype=np.int64)
         points = self._points(self._axes.rows, self._axes.ranks[:1])
-        kept: Any = Static(at(setting, points, rollout=False)).kept_outputs_bytes
+        kept: Any = kept_outputs_bytes(at(setting, points, rollout=False))
         values: Values = kept.values if is_grid(kept) else np.full(len(points), kept)
         shape = len(self._axes.rows), 1, len(self._axes.lengths), 1
         return values.reshape(shape) + base
