@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from vramplan.core.report import Basis, Component, Entry, Phase
 from vramplan.core.run import Method
+from vramplan.formula.kinds import kind_of
 from vramplan.formula.kv_cache import kv_cache_bytes
 from vramplan.formula.outside import engine_entries, fragmentation_entry
 from vramplan.formula.phases import PhasePlan
-from vramplan.formula.replan import kind_of
 from vramplan.formula.reserved import Reserved, reserve
 from vramplan.formula.segments import Amounts
 from vramplan.formula.setting import Setting

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vramplan.catalog.dirs import profile_dirs
-from vramplan.formula import replan
+from vramplan.formula import kinds
+from vramplan.formula.kinds import kind_of
 from vramplan.formula.phases import PhasePlan, plan_phases
-from vramplan.formula.replan import kind_of
 from vramplan.formula.setting import Setting
 from vramplan.formula.static import Static
 from vramplan.formula.variable import Recording
@@ -96,14 +96,14 @@ def test_phases_made_again_are_those_of_a_trace(name: str, sizes: list[dict[str,
 
 def test_the_third_of_a_kind_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"rows": 1, "prompt": 700, "completion": 90, "rank": 4}
-    monkeypatch.setattr(replan, "_kinds", type(replan._kinds)())
+    monkeypatch.setattr(kinds, "_kinds", type(kinds._kinds)())
     for length in (700, 710):
         phases_of(setting_of("qlora", **sizes | {"prompt": length}))
 
     def trace(_setting: Setting) -> tuple[PhasePlan, ...]:
         raise AssertionError("traced")
 
-    monkeypatch.setattr(replan, "plan_phases", trace)
+    monkeypatch.setattr(kinds, "plan_phases", trace)
     (plan,) = phases_of(setting_of("qlora", **sizes | {"prompt": 720, "rows": 2}))
     assert plan.rows == 2
     with pytest.raises(AssertionError, match="traced"):  # another kind
@@ -111,12 +111,12 @@ def test_the_third_of_a_kind_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_kinds_are_forgotten_in_the_order_they_were_last_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replan, "_kinds", type(replan._kinds)())
-    monkeypatch.setattr(replan, "MOST_KEPT", 2)
+    monkeypatch.setattr(kinds, "_kinds", type(kinds._kinds)())
+    monkeypatch.setattr(kinds, "MOST_KEPT", 2)
     sizes = {"rows": 1, "prompt": 64, "completion": 8, "rank": 4}
     for name in ("qlora", "full", "qlora", "inference"):
         phases_of(setting_of(name, **sizes))
-    kept = list(replan._kinds.values())
+    kept = list(kinds._kinds.values())
     assert kept == [kind_of(setting_of(name, **sizes)) for name in ("qlora", "inference")]
 
 
@@ -132,8 +132,8 @@ def test_what_outlives_phases_is_one_for_a_kind() -> None:
 
 
 def test_what_is_forgotten_is_gone_without_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replan, "_kinds", type(replan._kinds)())
-    monkeypatch.setattr(replan, "MOST_RECORDINGS", 1)
+    monkeypatch.setattr(kinds, "_kinds", type(kinds._kinds)())
+    monkeypatch.setattr(kinds, "MOST_RECORDINGS", 1)
     sizes = {"rows": 1, "prompt": 64, "completion": 8, "rank": 4}
     windows = [setting_of("windows", **sizes | {"prompt": prompt}) for prompt in (64, 5000, 64, 5000, 64, 5000)]
     for setting in windows:

@@ -1,7 +1,7 @@
-"""The phases of runs that differ in their sizes only: traced once, and then made of the recorded arithmetic.
+"""Runs that differ in their sizes only: what outlives phases is the same, and the phases are traced once.
 
 A sweep asks for the same models, methods and versions at many lengths and batch sizes. Tracing such a run takes ten
-times as long as doing its arithmetic again. `tests/unit/formula/test_replan.py` holds the two to the same bytes.
+times as long as doing the recorded arithmetic again; `tests/unit/formula/test_kinds.py` holds both to the same bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vramplan.formula.variable import Recording
 
 MOST_KEPT = 64
-"""Kinds of runs whose phases are kept, those asked for last."""
+"""Kinds that are kept, those asked for last."""
 MOST_RECORDINGS = 4
 """Of one kind: sizes on either side of a window or a threshold go different ways."""
 
