@@ -15,7 +15,8 @@ from typing import Any
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, segment_bytes
 
 Block = list[Any]
-"""[address, length, the free block ahead of it or None, the block behind it or None, whether it is free].
+"""[address, length, the free block ahead of it or None, the block behind it or None, the free blocks that it is among or,
+while it is in use, None].
 
 Ahead and behind are within its segment. A list, because Python makes lists, and compares them by their first item,
 without running any code of ours."""
@@ -24,6 +25,8 @@ Slots = list["Block | None"]
 Step = tuple[int, int]
 """(length, slot) takes; (0, slot) gives back; (-1 - n, slot) gives back a slot of the n-th of other slots, counted
 from the last one, as a negative index does."""
+Part = tuple[Iterable[Step], Slots, Sequence[Slots]]
+"""What to do, what it uses, and what else it may give back, the last first."""
 
 
 class PlainAllocator:
@@ -92,100 +95,103 @@ class PlainAllocator:
         own = {id(block): block.copy() for block in itertools.chain(held, *groups)}
         for block in own.values():
             # What is not copied is not given back either, and so never asks what lies beside it.
-            behind = block[3] = own.get(id(block[3]))
-            block[2] = None
-            if behind is not None and block[4]:
-                behind[2] = block
-        other._free = {size: [own[id(block)] for block in group] for size, group in self._free.items()}
+            block[2], block[3] = None, own.get(id(block[3]))
+        for size, group in self._free.items():
+            other._free[size] = free = [own[id(block)] for block in group]
+            for block in free:
+                block[4] = free
+                if block[3] is not None:
+                    block[3][2] = block
         other._sizes, other._segments = self._sizes.copy(), self._segments.copy()
         other._lowest_address = self._lowest_address
         other._allocated, other._peak_allocated = self._allocated, self._peak_allocated
         other._reserved, other._peak_reserved = self._reserved, self._peak_reserved
         return other, [own[id(block)] for block in held]
 
-    def run(self, steps: Iterable[Step], slots: Slots, others: Sequence[Slots] = ()) -> None:
+    def run(self, parts: Iterable[Part]) -> None:
         """Takes and gives back in order, in one loop almost without calls: it is where a replay's time goes.
 
         Args:
-            steps: what to do, with more than `SMALL_BYTES` each.
-            slots: what is in use, changed in place; giving back an empty slot does nothing.
-            others: what else may be given back, the last first.
+            parts: what to do, with more than `SMALL_BYTES` each; slots are changed in place, and giving back an empty
+                one does nothing. A part may be made when the one before it is done: what is reserved is then known.
         """
         sizes, free, get = self._sizes, self._free, self._free.get
         find, put, small = bisect_left, insort, SMALL_BYTES // MIN_BLOCK_BYTES
         allocated, peak = self._allocated, self._peak_allocated
-        for size, slot in steps:
-            if size > 0:
-                group = get(size)
-                if group:
-                    block = group.pop(0)
-                    behind = block[3]
-                    if behind is not None:
-                        behind[2] = None
-                else:
-                    index = find(sizes, size)
-                    try:
-                        while not (group := free[sizes[index]]):
-                            del free[sizes[index]], sizes[index]
+        for steps, slots, others in parts:
+            for size, slot in steps:
+                if size > 0:
+                    group = get(size)
+                    if group:
                         block = group.pop(0)
-                    except IndexError:
-                        block = self._segment(size)
-                    have, behind = block[1], block[3]
-                    rest = have - size
-                    if rest > small:
-                        block[1] = size
-                        part = block[3] = [block[0] + size, rest, None, behind, True]
-                        group = get(rest)
-                        if group is None:
-                            free[rest] = [part]
-                            put(sizes, rest)
-                        else:
-                            put(group, part)
+                        behind = block[3]
+                        if behind is not None:
+                            behind[2] = None
                     else:
-                        size, part = have, None  # the block keeps the rest
-                    if behind is not None:
-                        behind[2] = part
-                block[4] = False
-                slots[slot] = block
-                allocated += size
-                if allocated > peak:
-                    peak = allocated
-                continue
-            holder = others[size] if size else slots
-            taken = holder[slot]
-            if taken is None:
-                continue
-            holder[slot] = None
-            block = taken
-            _, size, ahead, behind, _ = block
-            allocated -= size
-            if behind is not None:
-                if behind[4]:
-                    group = free[behind[1]]
-                    del group[find(group, behind)]
-                    size += behind[1]
+                        index = find(sizes, size)
+                        try:
+                            while not (group := free[sizes[index]]):
+                                del free[sizes[index]], sizes[index]
+                            block = group.pop(0)
+                        except IndexError:
+                            block = self._segment(size)
+                        have, behind = block[1], block[3]
+                        rest = have - size
+                        if rest > small:
+                            block[1] = size
+                            part = block[3] = [block[0] + size, rest, None, behind, None]
+                            group = get(rest)
+                            if group is None:
+                                free[rest] = part[4] = [part]
+                                put(sizes, rest)
+                            else:
+                                part[4] = group
+                                put(group, part)
+                        else:
+                            size, part = have, None  # the block keeps the rest
+                        if behind is not None:
+                            behind[2] = part
+                    block[4] = None
+                    slots[slot] = block
+                    allocated += size
+                    if allocated > peak:
+                        peak = allocated
+                    continue
+                holder = others[size] if size else slots
+                taken = holder[slot]
+                if taken is None:
+                    continue
+                holder[slot] = None
+                block = taken
+                _, size, ahead, behind, _ = block
+                allocated -= size
+                if behind is not None:
+                    group = behind[4]
+                    if group is not None:
+                        del group[find(group, behind)]
+                        size += behind[1]
+                        block[1] = size
+                        behind = block[3] = behind[3]
+                        if behind is not None:
+                            behind[2] = block
+                    else:
+                        behind[2] = block
+                if ahead is not None:
+                    group = ahead[4]
+                    del group[find(group, ahead)]
+                    size += ahead[1]
+                    ahead[3] = behind
+                    block = ahead
                     block[1] = size
-                    behind = block[3] = behind[3]
                     if behind is not None:
                         behind[2] = block
+                group = get(size)
+                if group is None:
+                    free[size] = block[4] = [block]
+                    put(sizes, size)
                 else:
-                    behind[2] = block
-            if ahead is not None:
-                group = free[ahead[1]]
-                del group[find(group, ahead)]
-                size += ahead[1]
-                ahead[3] = behind
-                block = ahead
-                block[1] = size
-                if behind is not None:
-                    behind[2] = block
-            block[4] = True
-            group = get(size)
-            if group is None:
-                free[size] = [block]
-                put(sizes, size)
-            else:
-                put(group, block)
+                    block[4] = group
+                    put(group, block)
         self._allocated, self._peak_allocated = allocated, peak
 
     def empty_cache(self) -> None:
@@ -199,6 +205,7 @@ class PlainAllocator:
     def close(self) -> None:
         """Ends its use, but for copies: no block points back at another any more, so that all go without a search."""
         for block in itertools.chain(*self._free.values()):
+            block[4] = None
             if block[3] is not None:
                 block[3][2] = None
 
@@ -211,4 +218,4 @@ class PlainAllocator:
         self._reserved += have
         if self._reserved > self._peak_reserved:
             self._peak_reserved = self._reserved
-        return [self._lowest_address, have, None, None, True]
+        return [self._lowest_address, have, None, None, None]

@@ -32,10 +32,10 @@ class Timeline:
                 length, first = -(-num_bytes // MIN_BLOCK_BYTES), len(steps)
                 steps += [(length, slot) for slot in range(first, first + count)]
         slots: Slots = [None] * len(steps)
-        self.allocator.run(steps, slots)
+        self.allocator.run([(steps, slots, ())])
         return [taken for taken in slots if taken is not None]
 
     def free(self, blocks: Blocks) -> None:
         """Give blocks back."""
-        self.allocator.run([(0, slot) for slot in range(len(blocks))], [*blocks])
+        self.allocator.run([([(0, slot) for slot in range(len(blocks))], [*blocks], ())])
         blocks.clear()

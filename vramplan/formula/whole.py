@@ -9,7 +9,9 @@ missed. `tests/unit/formula/test_whole.py` holds the rest to what everything in 
 
 from __future__ import annotations
 
-from vramplan.allocator.plain import Block, PlainAllocator, Slots, Step
+from collections.abc import Iterator
+
+from vramplan.allocator.plain import Block, Part, PlainAllocator, Slots, Step
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES
 from vramplan.formula.layout import BACKWARD
 from vramplan.formula.traced import Traced
@@ -27,7 +29,7 @@ class WholePass:
         traced: the pass.
     """
 
-    __slots__ = ("_full", "_layout", "_most", "_scripts", "_short", "_steps")
+    __slots__ = ("_full", "_layout", "_leaves", "_most", "_scripts", "_short", "_steps")
 
     def __init__(self, traced: Traced) -> None:
         """See the class."""
@@ -38,6 +40,7 @@ class WholePass:
         self._steps += [-piece for piece in range(len(scripts) + 1)]
         self._full = [script.full.of(self._steps) for script in scripts]
         self._short: dict[int, list[Step]] = {}
+        self._leaves = any(script.leaves for script in scripts)  # gradients, layer by layer
         self._most = max(script.num_slots for script in scripts)
 
     def play(self, allocator: PlainAllocator, *, again: bool) -> list[Block]:
@@ -50,10 +53,18 @@ class WholePass:
         Returns:
             What is held when it ends.
         """
+        held: dict[tuple[str, int | None], Slots] = {}
+        allocator.run(self._parts(allocator, held, again=again))
+        if not self._leaves:
+            return []
+        return [block for slots in held.values() for block in slots if block is not None]
+
+    def _parts(
+        self, allocator: PlainAllocator, held: dict[tuple[str, int | None], Slots], *, again: bool
+    ) -> Iterator[Part]:
+        """Piece by piece, with what each holds put into `held`."""
         layout, scripts = self._layout, self._scripts
         pieces, total = layout.pieces, len(layout.stands_for)
-        leaves = any(script.leaves for script in scripts)  # gradients, layer by layer
-        held: dict[tuple[str, int | None], Slots] = {}
         # What a free names in a layer that is not there is not there either.
         nowhere: Slots = [None] * self._most
         others = [nowhere] * len(pieces)
@@ -66,7 +77,7 @@ class WholePass:
             held[piece.kind, layer] = slots
             steps = self._full[index]
             if piece.layer is None or layer is None:
-                allocator.run(*self._everywhere(steps, slots, held))
+                yield self._everywhere(steps, slots, held)
                 continue
             for owner in script.owners:
                 home = pieces[owner]
@@ -75,22 +86,18 @@ class WholePass:
             if piece.kind == BACKWARD:
                 shortens = again or not script.leaves
             else:
-                shortens = again and not leaves and script.num_lasting <= MOST_LASTING
+                shortens = again and not self._leaves and script.num_lasting <= MOST_LASTING
             if shortens and WHOLE_LAYERS <= layer < total - WHOLE_LAYERS:
                 if index not in self._short:
                     self._short[index] = script.short.of(self._steps)
-                steps = self._short[index]
+                yield self._short[index], slots, others
+                settled = None
+                continue
             before = allocator.reserved_bytes
-            allocator.run(steps, slots, others)
-            is_whole = steps is self._full[index]
-            settled = index if is_whole and script.is_closed and allocator.reserved_bytes == before else None
-        if not leaves:
-            return []
-        return [block for slots in held.values() for block in slots if block is not None]
+            yield steps, slots, others
+            settled = index if script.is_closed and allocator.reserved_bytes == before else None
 
-    def _everywhere(
-        self, steps: list[Step], slots: Slots, held: dict[tuple[str, int | None], Slots]
-    ) -> tuple[list[Step], Slots, list[Slots]]:
+    def _everywhere(self, steps: list[Step], slots: Slots, held: dict[tuple[str, int | None], Slots]) -> Part:
         """What to run between layers: it frees what a traced layer left in every layer it stands for."""
         pieces, stands_for = self._layout.pieces, self._layout.stands_for
         out: list[Step] = []

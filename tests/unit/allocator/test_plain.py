@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,16 +29,20 @@ def length_of(num_bytes: int) -> int:
     return -(-num_bytes // MIN_BLOCK_BYTES)
 
 
+def run(allocator: PlainAllocator, steps: list[Step], slots: Slots, others: Sequence[Slots] = ()) -> None:
+    allocator.run([(steps, slots, others)])
+
+
 def malloc(allocator: PlainAllocator, num_bytes: int) -> Block:
     slots: Slots = [None]
-    allocator.run([(length_of(num_bytes), 0)], slots)
+    run(allocator, [(length_of(num_bytes), 0)], slots)
     (block,) = slots
     assert block is not None
     return block
 
 
 def free(allocator: PlainAllocator, block: Block) -> None:
-    allocator.run([(0, 0)], [block])
+    run(allocator, [(0, 0)], [block])
 
 
 def figures(allocator: CachingAllocator | PlainAllocator) -> tuple[int, int, int, int]:
@@ -79,7 +84,7 @@ def test_many_steps_at_once_are_the_steps_one_by_one(sizes, choice):
             steps.append((0, held.pop(choice.randrange(len(held)))))
     together, apart = PlainAllocator(), PlainAllocator()
     slots: Slots = [None] * len(sizes)
-    together.run(steps, slots)
+    run(together, steps, slots)
     taken: dict[int, Block] = {}
     for size, slot in steps:
         if size:
@@ -96,15 +101,15 @@ def test_a_free_may_name_the_slots_of_others_from_their_end():
     allocator = PlainAllocator()
     first: Slots = [None, None]
     second: Slots = [None]
-    allocator.run([(length_of(2 * MiB), 0), (length_of(4 * MiB), 1)], first)
-    allocator.run([(length_of(6 * MiB), 0), (-1, -1)], second, [[None], first])
+    run(allocator, [(length_of(2 * MiB), 0), (length_of(4 * MiB), 1)], first)
+    run(allocator, [(length_of(6 * MiB), 0), (-1, -1)], second, [[None], first])
     assert [block is not None for block in (*first, *second)] == [True, False, True]
     assert allocator.allocated_bytes == 8 * MiB
 
 
 def test_an_empty_slot_is_given_back_without_effect():
     allocator = PlainAllocator()
-    allocator.run([(0, 0)], [None])
+    run(allocator, [(0, 0)], [None])
     assert figures(allocator) == (0, 0, 0, 0)
 
 
@@ -157,8 +162,8 @@ def test_nothing_is_left_for_the_collector_once_it_is_closed():
     allocator = PlainAllocator()
     slots: Slots = [None] * 40
     for length, places in ((length_of(30 * MiB), range(20)), (length_of(3 * MiB), range(20, 40))):
-        allocator.run([(length, slot) for slot in places], slots)
-        allocator.run([(0, slot) for slot in places[::3]], slots)
+        run(allocator, [(length, slot) for slot in places], slots)
+        run(allocator, [(0, slot) for slot in places[::3]], slots)
     allocator.close()
     del allocator, slots
     assert gc.collect() == 0

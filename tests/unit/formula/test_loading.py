@@ -54,5 +54,5 @@ def test_blocks_keep_a_rest_where_weights_do_not_fill_their_segments() -> None:
 def test_whoever_loads_has_an_allocator_of_his_own() -> None:
     setting = setting_of(model="HuggingFaceTB/SmolLM2-360M", dtype="fp16", **LORA)
     first = with_adapters(load_models(setting), ())
-    first.run([(64 * MiB // MIN_BLOCK_BYTES, 0)], [None])
+    first.run([([(64 * MiB // MIN_BLOCK_BYTES, 0)], [None], ())])
     assert with_adapters(load_models(setting), ()).allocated_bytes == first.allocated_bytes - 64 * MiB
