@@ -15,8 +15,8 @@ from typing import Any
 from vramplan.allocator.sizes import MIN_BLOCK_BYTES, SMALL_BYTES, segment_bytes
 
 Block = list[Any]
-"""[address, length, the free block ahead of it or None, the block behind it or None, the free blocks that it is among or,
-while it is in use, None].
+"""[address, length, the free block ahead of it or None, the block behind it or None, the free blocks that it is among
+or, while it is in use, None].
 
 Ahead and behind are within its segment. A list, because Python makes lists, and compares them by their first item,
 without running any code of ours."""
