@@ -2,8 +2,8 @@
 
 `dataclass(frozen=True, slots=True, kw_only=True)` compiles six functions for each class, 0.8 ms, and seventy such
 classes were a quarter of what `vramplan estimate` took. Here the standard library makes the fields and the slots, one
-function is compiled, and the rest is shared. `tests/unit/core/test_core_quick.py` holds every class made so to what
-the standard library makes of it; for a type checker it is the standard library's.
+function is compiled, and the rest is shared. `tests/unit/core/test_core_quick.py` holds what comes of it to what the
+standard library makes of the same bodies; for a type checker it is the standard library's.
 """
 
 from __future__ import annotations

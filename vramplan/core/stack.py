@@ -10,7 +10,7 @@ from vramplan.core.quick import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stack:
-    """Versions, and the behaviours that follow from them. Equal ones are one object (`catalog.stacks`).
+    """Versions, and the behaviours that follow from them. They compare by identity.
 
     Every behaviour below is set by `profiles/stacks/*.toml`, each change there with its version and its source.
 

@@ -24,7 +24,7 @@ class Batch:
         trains: whether dropout is on.
         latent_cache: whether DeepSeek's latents are cached, not expanded heads (`Stack.latent_cache_compressed`).
         sliding_cache: whether sliding-window layers cache their window only (`Stack.sliding_cache`).
-        returns_keys: whether layers return their keys and values in training too (`Stack.checkpoints_return_keys`).
+        returns_keys: whether layers return their keys and values in training too (`Setting.checkpoints_return_keys`).
     """
 
     rows: int

@@ -57,7 +57,7 @@ class Code(NamedTuple):
         inlines_mlp: the layer runs the feed-forward itself, over one name (opt).
         keeps_branch: the attention's output has a name of its own in the layer, and lives until the layer returns.
         own_loss: the model took its loss itself, of the logits as the head made them (`Stack.every_loss_upcasts`).
-        guards_no_cache: nothing sets use_cache to False under gradient checkpointing (`Stack.checkpoints_return_keys`).
+        lacks_cache_guard: nothing sets use_cache to False under checkpointing (`Stack.checkpoints_return_keys`).
         returns_weights: a layer returns its attention weights too, and they live until the next layer has returned.
     """
 
@@ -79,7 +79,7 @@ class Code(NamedTuple):
     inlines_mlp: bool = False
     keeps_branch: bool = False
     own_loss: bool = False
-    guards_no_cache: bool = False
+    lacks_cache_guard: bool = False
     returns_weights: bool = False
 
 
@@ -98,7 +98,7 @@ _CODES = {
     "deepseek_v2": Code(router=Router.SOFTMAX_OF_FP32, rotates_complex=True),
     "deepseek_v3": Code(router=Router.SIGMOID),
     "gpt2": Code(softmax=Softmax.NATIVE, keeps_branch=True, own_loss=True),
-    "gpt_bigcode": Code(keeps_branch=True, own_loss=True, guards_no_cache=True),
+    "gpt_bigcode": Code(keeps_branch=True, own_loss=True, lacks_cache_guard=True),
     "gpt_neox": Code(own_loss=True),
     "gpt_oss": Code(softmax=Softmax.NATIVE, rotary_ratio=0.5, rotates_halves=True, router=Router.TOP_K),
     "qwen3_moe": Code(router=Router.SOFTMAX_CAST),

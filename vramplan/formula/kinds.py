@@ -155,14 +155,7 @@ def _record(setting: Setting) -> _Recorded:
         max_prompt_length=prompt,  # type: ignore[arg-type]
         max_completion_length=completion,  # type: ignore[arg-type]
     )
-    plans = plan_phases(
-        Setting(
-            run=replace(run, sizes=sizes),
-            models=setting.models,
-            stack=setting.stack,
-            gpu=setting.gpu,
-        )
-    )
+    plans = plan_phases(replace(setting, run=replace(run, sizes=sizes)))
     recorded = _Recorded(
         recording=recording,
         plans=tuple(replace(plan, passes=(), rows=0) for plan in plans),

@@ -89,7 +89,7 @@ class Setting:
             and training is not None
             and training.gradient_checkpointing
             and stack.checkpoints_return_keys
-            and code_of(self.models[self.run.trained.name].model_type).guards_no_cache
+            and code_of(self.models[self.run.trained.name].model_type).lacks_cache_guard
             and not ("trl" in stack.named and stack.sft_disables_cache)
         )
 

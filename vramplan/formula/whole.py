@@ -78,6 +78,7 @@ class WholePass:
             steps = self._full[index]
             if piece.layer is None or layer is None:
                 yield self._everywhere(steps, slots, held)
+                settled = None
                 continue
             for owner in script.owners:
                 home = pieces[owner]

@@ -98,8 +98,7 @@ def test_both_ways_of_checkpointing_keep_them(reentrant: bool) -> None:
     for setting in (before, after):
         assert setting.run.training is not None
         training = replace(setting.run.training, reentrant_checkpointing=reentrant)
-        run = replace(setting.run, training=training)
-        peaks.append(peak_of(Setting(run=run, models=setting.models, stack=setting.stack, gpu=setting.gpu)))
+        peaks.append(peak_of(replace(setting, run=replace(setting.run, training=training))))
     assert peaks[0] > peaks[1]
 
 

@@ -166,9 +166,7 @@ class Evaluator:
             None if training is None else (training.tuning, training.lora, training.optim, training.mixed_precision),
         )
         if key not in self._statics:
-            self._statics[key] = _Resident(
-                Static(Setting(run=run, models=setting.models, stack=setting.stack, gpu=setting.gpu))
-            )
+            self._statics[key] = _Resident(Static(replace(setting, run=run)))
         return self._statics[key]
 
 

@@ -106,4 +106,4 @@ def at(setting: Setting, points: Points, *, rollout: bool) -> Setting:
             dtype=training.lora.dtype,
         )
         run = replace(run, training=replace(training, lora=lora))
-    return Setting(run=run, models=setting.models, stack=setting.stack, gpu=setting.gpu)
+    return replace(setting, run=run)
